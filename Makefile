@@ -1,0 +1,50 @@
+# Everything runs in a virtual environment in .venv, made with uv when it is there and pip otherwise.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+STAMP := $(VENV)/.installed
+LOCK := requirements/dev.lock
+COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+
+.PHONY: install demo test check bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make .venv with the locked packages
+
+$(STAMP): pyproject.toml $(LOCK)
+ifdef UV
+	uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	uv pip sync --quiet --require-hashes --python $(BIN)/python $(LOCK)
+	uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+else
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r $(LOCK)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+endif
+	touch $(STAMP)
+
+demo: install ## run the main job on the embedded stack
+	$(BIN)/sluicegate demo
+
+test: install ## run all tests
+	$(BIN)/pytest
+
+check: install ## lint, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## print the figures of the docs
+	$(BIN)/python -m benchmarks
+
+lock: ## compile the locked requirements anew
+	$(COMPILE) pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) pyproject.toml --group dev requirements/build.in -o $(LOCK)
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,5 @@
+"""The command table."""
+
+
+def main() -> None:
+    """Run the command line."""

@@ -1,0 +1,229 @@
+"""The protocol of copies, ends and order, as the four small interfaces that its adapters implement.
+
+Every method is one atomic script. Every method raises StateUnavailableError when Redis did not
+answer or refused; then nothing is known about the write, and repeating it is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from sluicegate.records import Headers, Origin
+
+INPUT_COPY = "input"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRef:
+    """Names one event inside the state.
+
+    `key` is the lane key (the record's key, else the value's id field). `identity` names its durable
+    steps. `ordered` says whether the gate is heeded and opened for it.
+    """
+
+    stream: str
+    origin: Origin
+    key: str
+    identity: str
+    ordered: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """One record of an event. The input record is `input`, hop 0, and replaces nothing."""
+
+    id: str = INPUT_COPY
+    replaces: str | None = None
+
+    @property
+    def hop(self) -> int:
+        """How many copies this one is away from the input record."""
+        head = self.id.partition("-")[0]
+        return int(head) if self.id != INPUT_COPY and head.isdecimal() else 0
+
+    @property
+    def is_input(self) -> bool:
+        """Whether this is the input record itself."""
+        return self.id == INPUT_COPY
+
+
+class EndKind(StrEnum):
+    """How an event can end."""
+
+    RESULT = "result"
+    DEAD_LETTER = "dead-letter"
+    RECORDED = "recorded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One line of a conversation. `speaker` comes from the stream's own closed set."""
+
+    speaker: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """An end with its whole content, so that whoever comes later can publish exactly this one."""
+
+    kind: EndKind
+    value: bytes | None = None
+    headers: Headers = ()
+    history: tuple[HistoryEntry, ...] = ()
+
+
+# --- Take -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Run the handler."""
+
+    gen: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """The event has ended or another copy counts: ack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """An end was claimed and perhaps never published: publish this one, without the handler."""
+
+    gen: str
+    end: End
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """An earlier event of the key is open: park behind it (or wait for it in the lane)."""
+
+    gen: str
+    predecessor_offset: int
+    predecessor_due_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """An operator cancelled the event: dead-letter it."""
+
+    gen: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Take's verdict, and what it had to mend on the way (both are counted in metrics)."""
+
+    verdict: Run | Stale | Finish | Behind | Cancelled
+    switch_was_lost: bool = False
+    gates_healed: int = 0
+
+
+class ParkVerdict(StrEnum):
+    """What became of a switch to a new copy."""
+
+    SWITCHED = "switched"  # ack
+    REFUSED = "refused"  # the event ended or another copy counts: ack
+    TAKE_AGAIN = "take-again"  # another row: take the record again, no ack
+
+
+class Copies(Protocol):
+    """Which record of an event counts, and who stands before whom."""
+
+    async def take(self, ref: EventRef, copy: Copy) -> Taken:
+        """Decide what to do with a delivered record."""
+
+    async def intend_park(self, ref: EventRef, due_at_ms: int) -> None:
+        """Note that a copy due then is about to be published, so that the end's mark outlives it."""
+
+    async def park(self, ref: EventRef, copy: Copy, new: Copy, gen: str, due_at_ms: int) -> ParkVerdict:
+        """Make the new, already confirmed copy the one that counts, and open the origin in the gate."""
+
+
+# --- End ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The end that counts: the one offered, or the one that an earlier claim stored."""
+
+    end: End
+
+
+class EndVerdict(StrEnum):
+    """What became of a claim or of a finish."""
+
+    ALREADY_DONE = "already-done"  # publish nothing; ack
+    TAKE_AGAIN = "take-again"  # another row: take the record again, no ack
+    DONE = "done"  # ack
+
+
+class Ends(Protocol):
+    """One end an event: claimed with its content, published, confirmed, done."""
+
+    async def claim(self, ref: EventRef, gen: str, end: End) -> Claimed | EndVerdict:
+        """Store the end unless one is stored; the first claim wins. Never answers DONE."""
+
+    async def finish(self, ref: EventRef, gen: str, end: End) -> EndVerdict:
+        """Mark the confirmed end done, close the origin, append its history, drop a result's steps."""
+
+
+# --- Steps ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memo:
+    """The step was completed before."""
+
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """The step is ours to run. `mismatch`: an answer to another request was dropped (counted)."""
+
+    mismatch: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """Another worker has the step in flight; its lease ends in `wait_ms` unless it is renewed."""
+
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A step in flight. `owner` is a random id of the attempt, not of the worker."""
+
+    ref: EventRef
+    step: str
+    owner: str
+
+
+class Steps(Protocol):
+    """LLM calls that are paid once: memoised answers and short leases on those in flight."""
+
+    async def begin(self, lease: Lease, request_hash: str) -> Memo | Leased | Busy:
+        """Take the step's lease, or learn its answer, or who has it."""
+
+    async def renew(self, leases: Sequence[Lease]) -> None:
+        """Prolong the leases that are still ours, in one round trip."""
+
+    async def complete(self, lease: Lease, request_hash: str, answer: bytes) -> None:
+        """Store the answer (the first one stays) and end the lease."""
+
+    async def release(self, lease: Lease) -> None:
+        """End our lease without an answer, so that the next taker need not wait for its end."""
+
+
+class Histories(Protocol):
+    """A bounded conversation per key."""
+
+    async def earlier(self, ref: EventRef) -> tuple[HistoryEntry, ...]:
+        """What earlier origins of the key left, fixed at the event's first call of this method."""

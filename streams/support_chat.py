@@ -1,0 +1,1 @@
+"""The two shipped streams."""
