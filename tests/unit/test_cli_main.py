@@ -1,0 +1,76 @@
+"""The command table: cheap to start, honest in its exit codes, silent about the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from sluicegate.cli.main import COMMANDS, build_app, run
+from sluicegate.errors import ConfigurationError
+
+
+def test_the_first_help_imports_no_client_library() -> None:
+    """Start-up stays fast because nothing heavy is loaded before a command is chosen."""
+    program = (
+        "import sys\n"
+        "sys.argv = ['sluicegate', '--help']\n"
+        "from sluicegate.cli import main\n"
+        "assert main() == 0\n"
+        "heavy = {'confluent_kafka', 'aiokafka', 'faust', 'redis', 'httpx', 'aiohttp', "
+        "'pydantic'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert done.stderr.strip() == "[]"
+    assert all(command.name in done.stdout for command in COMMANDS)
+
+
+def test_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong usage is exit code 2, says what was meant, and leaves stdout to data."""
+    app = build_app()
+
+    @app.command(name="count")
+    def count(*, limit: int = 0) -> None:
+        """Do nothing."""
+
+    with pytest.raises(SystemExit) as left:
+        run(app, ["count", "--limti", "3"])
+
+    captured = capsys.readouterr()
+    assert left.value.code == 2
+    assert captured.out == ""
+    assert "--limit" in captured.err
+
+
+def test_own_errors_become_one_line_and_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error of ours needs no traceback: its message says what to do next."""
+    app = build_app()
+
+    @app.command(name="break")
+    def fail() -> None:
+        raise ConfigurationError("[kafka] group is empty: set it")
+
+    code = run(app, ["break"])
+
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.out == ""
+    assert captured.err == "sluicegate: [kafka] group is empty: set it\n"
+
+
+@pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_a_commands_integer_is_the_exit_code(answer: int | None, code: int) -> None:
+    """A command says how it went by returning a number, or nothing when all is well."""
+    app = build_app()
+
+    @app.command(name="answer")
+    def give() -> int | None:
+        return answer
+
+    assert run(app, ["answer"]) == code
