@@ -117,7 +117,7 @@ class EmbeddedBroker:
             self.stop()
             raise StackError("librdkafka's mock cluster did not start")
         self._address = library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
-        library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
+        self._call("group_initial_rebalance_delay_ms", 0)
         for name, partitions in self._topics.items():
             self._create(name, partitions)
 
@@ -148,55 +148,41 @@ class EmbeddedBroker:
 
     def fail(self, request: Request, errors: Sequence[int]) -> None:
         """Answer the next requests of this kind with these Kafka error codes, one each."""
-        array = (c_int * len(errors))(*errors)
-        self._library.rd_kafka_mock_push_request_errors_array(self._running(), request, len(errors), array)
+        self._call("push_request_errors_array", int(request), len(errors), (c_int * len(errors))(*errors))
 
     def heal(self, request: Request) -> None:
         """Drop the injected errors that were not answered yet."""
-        self._library.rd_kafka_mock_clear_request_errors(self._running(), request)
+        self._call("clear_request_errors", int(request))
 
     def down(self, broker: int | None = None) -> None:
         """Close every connection and take no new ones, on one broker (numbered from 1) or on all."""
         for each in self._each(broker):
-            self._check(self._library.rd_kafka_mock_broker_set_down(self._running(), each), "set down")
+            self._call("broker_set_down", each)
 
     def up(self, broker: int | None = None) -> None:
         """Undo `down`; the records are still there."""
         for each in self._each(broker):
-            self._check(self._library.rd_kafka_mock_broker_set_up(self._running(), each), "set up")
+            self._call("broker_set_up", each)
 
     def round_trip(self, milliseconds: int) -> None:
         """Delay every answer of every broker by this many milliseconds; 0 undoes it."""
         for each in self._each(None):
-            self._check(
-                self._library.rd_kafka_mock_broker_set_rtt(self._running(), each, milliseconds),
-                "set the delay",
-            )
+            self._call("broker_set_rtt", each, milliseconds)
 
     def move_leader(self, topic: str, partition: int, broker: int) -> None:
         """Make another broker the partition's leader."""
-        code = self._library.rd_kafka_mock_partition_set_leader(
-            self._running(), topic.encode(), partition, broker
-        )
-        self._check(code, "move the leader")
+        self._call("partition_set_leader", topic.encode(), partition, broker)
 
     def move_coordinator(self, group: str, broker: int) -> None:
         """Make another broker the consumer group's coordinator."""
-        code = self._library.rd_kafka_mock_coordinator_set(self._running(), b"group", group.encode(), broker)
-        self._check(code, "move the coordinator")
+        self._call("coordinator_set", b"group", group.encode(), broker)
 
     def delete_records(self, topic: str, partition: int, before: int) -> None:
         """Delete the partition's records below the offset, as retention would."""
-        code = self._library.rd_kafka_mock_partition_delete_records(
-            self._running(), topic.encode(), partition, before
-        )
-        self._check(code, "delete records")
+        self._call("partition_delete_records", topic.encode(), partition, before)
 
     def _create(self, name: str, partitions: int) -> None:
-        code = self._library.rd_kafka_mock_topic_create(
-            self._running(), name.encode(), partitions, self._brokers
-        )
-        self._check(code, f"create the topic {name}")
+        self._call("topic_create", name.encode(), partitions, self._brokers)
 
     def _each(self, broker: int | None) -> Iterable[int]:
         return range(1, self._brokers + 1) if broker is None else (broker,)
@@ -206,7 +192,8 @@ class EmbeddedBroker:
             raise StackError("the embedded broker is not running")
         return self._cluster
 
-    @staticmethod
-    def _check(code: int, action: str) -> None:
-        if code:
-            raise StackError(f"the embedded broker could not {action}: librdkafka error {code}")
+    def _call(self, action: str, *arguments: int | bytes | ctypes.Array[c_int]) -> None:
+        cluster = self._running()
+        # The functions without a result answer None, those with one answer 0 for success.
+        if code := getattr(self._library, f"rd_kafka_mock_{action}")(cluster, *arguments):
+            raise StackError(f"the embedded broker refused {action}: librdkafka error {code}")
