@@ -1,0 +1,37 @@
+"""Every setting: its name, unit, default and where it may come from."""
+
+from sluicegate.settings.load import load_settings
+from sluicegate.settings.model import (
+    HttpSettings,
+    KafkaSettings,
+    LimiterSettings,
+    LimitSettings,
+    PriceSettings,
+    Profile,
+    ProviderFormat,
+    ProviderSettings,
+    RedisSettings,
+    RetrySettings,
+    Settings,
+    StreamSettings,
+    TopicsSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "HttpSettings",
+    "KafkaSettings",
+    "LimitSettings",
+    "LimiterSettings",
+    "PriceSettings",
+    "Profile",
+    "ProviderFormat",
+    "ProviderSettings",
+    "RedisSettings",
+    "RetrySettings",
+    "Settings",
+    "StreamSettings",
+    "TopicsSettings",
+    "WorkerSettings",
+    "load_settings",
+]
