@@ -5,7 +5,8 @@ SluicegateError
 ├── BadEventError             a record that can never become an event: reason says why
 ├── StateUnavailableError     Redis did not answer, or refused: nothing is known about the write
 ├── PublishError              the broker did not confirm a record
-│   └── PublishRefusedError   ... and never will: too large, not authorised, unknown topic
+│   └── PublishRefusedError   ... and never will: not authorised, unknown topic
+│       └── RecordTooLargeError   ... because of this record's own size: others may pass
 ├── CallRejectedError         the provider will never take this call; a handler may catch it
 └── StackError                a part of the embedded stack did not start or died
 
@@ -57,6 +58,10 @@ class PublishError(SluicegateError):
 
 class PublishRefusedError(PublishError):
     """The broker will never take this record: too large, not authorised, unknown topic."""
+
+
+class RecordTooLargeError(PublishRefusedError):
+    """The record is larger than its topic takes: a fault of this record alone, never of the set-up."""
 
 
 class CallRejectedError(SluicegateError):

@@ -11,4 +11,8 @@ class ConfirmedPublisher(Protocol):
     """Publishes a record and returns only when the broker has it on all in-sync replicas."""
 
     async def publish(self, record: OutgoingRecord) -> None:
-        """Raises PublishRefusedError when it never will be stored, PublishError when that is not known."""
+        """Return once the record is stored.
+
+        Raises RecordTooLargeError when its topic takes no record of this size, PublishRefusedError when it
+        never will be stored for another reason, PublishError when that is not known.
+        """
