@@ -1,0 +1,229 @@
+"""Faust's consumer, with our own idea of what is fetched, delivered, committed and handed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Mapping
+from time import monotonic
+from typing import Any, Protocol
+
+from aiokafka.errors import KafkaError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from streams.runtime.assignment import Assignment
+from streams.runtime.consumer_thread import FATAL_ERRORS, Batch, TrackingConsumerThread
+
+_FETCH_WAIT_S = 0.25
+_RETRY_S = 1.0
+
+
+class Gate(Protocol):
+    """What the consumer needs of the intake: how much it may take, and letting go at a rebalance."""
+
+    def room(self, topic: str, partition: int) -> int:
+        """How many records may be taken from there now; 0 leaves the partition alone."""
+
+    async def wait_for_room(self, timeout_s: float) -> None:
+        """Return when room may have appeared, at the latest after the timeout."""
+
+    async def forget(self) -> None:
+        """Forget everything taken; let publishes under way end (bounded)."""
+
+    def on_fatal(self, error: BaseException) -> None:
+        """Stop the worker with a non-zero exit code."""
+
+
+class TrackedMessage(ConsumerMessage):
+    """A Faust message that knows the assignment it was delivered under."""
+
+    __slots__ = ("assignment",)
+
+    assignment: Assignment
+
+
+class TrackingConsumer(driver.Consumer):
+    """A consumer that never commits past work in flight and never drops a fetched record."""
+
+    _thread: TrackingConsumerThread
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        app: Any = self.app  # a StreamApp; naming it would be a circular import
+        self.gate: Gate = app.gate
+        self.publish_timeout_s: float = app.publish_timeout_s
+        #: Monotonic time of the last answered fetch.
+        self.fetched_at = monotonic()
+        self._current: Assignment | None = None
+        self._commit_lock = asyncio.Lock()
+
+    def _new_consumer_thread(self) -> TrackingConsumerThread:
+        return TrackingConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def current_assignment(self) -> Assignment | None:
+        """What is owned now; None between a revoke and the next assign."""
+        return self._current
+
+    @property
+    def heartbeat_at(self) -> float:
+        """Monotonic time of the last heartbeat that the broker answered."""
+        return self._thread.heartbeat_at
+
+    def on_fatal(self, error: BaseException) -> None:
+        """Stop the worker: what happened cannot pass."""
+        self.gate.on_fatal(error)
+
+    # --- fetching and delivering ------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Run Faust's fetch loop; replaces one that loses records fetched across a rebalance."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait_first(self.can_resume_flow.wait())
+                    continue
+                await self._fetch_once()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _fetch_once(self) -> None:
+        assignment = self._current
+        rooms = self._rooms(assignment)
+        if assignment is None or not rooms:
+            self.fetched_at = monotonic()  # an intentional pause is not a stuck fetcher
+            await self.gate.wait_for_room(_FETCH_WAIT_S)
+            return
+        try:
+            batch = await self._thread.fetch(rooms, _FETCH_WAIT_S)
+        except FATAL_ERRORS as error:
+            self.on_fatal(error)
+            return
+        except self.consumer_stopped_errors:
+            raise
+        except KafkaError as error:
+            self.log.warning("fetch failed, trying again: %s", type(error).__name__)
+            await self.sleep(_RETRY_S)
+            return
+        self.fetched_at = monotonic()
+        await self._deliver(assignment, batch)
+
+    def _rooms(self, assignment: Assignment | None) -> dict[TP, int]:
+        if assignment is None:
+            return {}
+        return {
+            tp: room
+            for tp, tracker in assignment.trackers.items()
+            if not tracker.metadata_full and (room := self.gate.room(tp.topic, tp.partition)) > 0
+        }
+
+    async def _deliver(self, assignment: Assignment, batch: Batch) -> None:
+        left = {tp: deque(records) for tp, records in batch.records.items()}
+        try:
+            for tp, record in _round_robin(left):
+                if not self._owns(assignment):
+                    break
+                tracker = assignment.trackers[tp]
+                finished = tracker.delivered(record.offset)
+                left[tp].popleft()
+                if not finished:
+                    await self.callback(self._message(assignment, tp, record))
+            if self._owns(assignment):
+                for tp, position in batch.positions.items():
+                    if not left.get(tp):
+                        assignment.trackers[tp].advance(position)
+        finally:
+            undelivered = {tp: records[0].offset for tp, records in left.items() if records}
+            if undelivered:
+                await self._thread.seek_back(batch.generation, undelivered)
+
+    def _owns(self, assignment: Assignment) -> bool:
+        return self.flow_active and self._current is assignment
+
+    def _message(self, assignment: Assignment, tp: TP, record: Any) -> TrackedMessage:
+        message = TrackedMessage(
+            record.topic,
+            record.partition,
+            record.offset,
+            record.timestamp / 1000 if record.timestamp is not None else 0.0,
+            record.timestamp_type,
+            record.headers,
+            record.key,
+            record.value,
+            record.checksum,
+            record.serialized_key_size,
+            record.serialized_value_size,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+        message.assignment = assignment
+        return message
+
+    # --- committing -------------------------------------------------------------------------------
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what changed, watermark and done-map together; one commit at a time."""
+        async with self._commit_lock:
+            assignment = self._current
+            commits = assignment.take_commits() if assignment is not None else {}
+            if assignment is None or not commits:
+                return False
+            done = await self._thread.commit_offsets(assignment.generation, commits)
+            if not done:
+                assignment.put_back(commits)
+            return done
+
+    async def _commit_bounded(self) -> None:
+        try:
+            async with asyncio.timeout(self.publish_timeout_s):
+                await self.commit()
+        except TimeoutError:
+            self.log.warning("the last commit of the assignment did not end in time; its work may repeat")
+
+    # --- rebalancing and stopping -----------------------------------------------------------------
+
+    async def perform_seek(self) -> None:
+        """Start the new assignment from what the group committed. Faust calls it before the flow resumes."""
+        generation, committed = await self._thread.committed()
+        if generation == self.app.consumer_generation_id:
+            self._current = Assignment.restore(generation, committed)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let publishes under way end, commit, and forget the rest: nothing is carried over."""
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        if self._current is not None:
+            self._current.closed = True
+        await self.gate.forget()
+        await self._commit_bounded()
+        self._current = None
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Count joining as a sign of life, then let Faust resume the flow."""
+        self._thread.heartbeat_at = self.fetched_at = monotonic()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def wait_empty(self) -> None:
+        """Commit and return: the runner has drained already, and a rebalance forgets."""
+        await self._commit_bounded()
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Do nothing: liveness is judged by streams.runtime.liveness, which knows of pauses."""
+
+
+def _round_robin(left: Mapping[TP, deque[Any]]) -> Iterator[tuple[TP, Any]]:
+    """Yield each partition's next record in turn, so that no partition waits behind another's batch."""
+    waiting = {tp: iter(tuple(records)) for tp, records in left.items()}
+    while waiting:
+        for tp in tuple(waiting):
+            record = next(waiting[tp], None)
+            if record is None:
+                del waiting[tp]
+            else:
+                yield tp, record

@@ -1,0 +1,232 @@
+"""The thread in which aiokafka runs: fetching, seeking and committing, without losing a record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import aiokafka
+from aiokafka import errors
+from aiokafka.consumer.fetcher import OffsetResetStrategy
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from sluicegate.delivery.offsets import Commit
+from streams.runtime.assignment import Committed
+
+if TYPE_CHECKING:
+    from streams.runtime.consumer import TrackingConsumer
+
+_FETCH_MAX_WAIT_MS = 500
+_COMMIT_TIMEOUT_S = 10.0
+_REJOIN_BACKOFF_S = 1.0
+
+# What no retry cures: a person has to change rights, names or settings.
+FATAL_ERRORS = (
+    errors.AuthenticationFailedError,
+    errors.SaslAuthenticationFailed,
+    errors.TopicAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.InvalidGroupIdError,
+    errors.InconsistentGroupProtocolError,
+    errors.InvalidSessionTimeoutError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Records taken from the fetcher, and under which generation: those not delivered must be sought back."""
+
+    generation: int
+    records: Mapping[TP, list[Any]]
+    positions: Mapping[TP, int]
+
+
+class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
+    """aiokafka with the Range assignor, read_committed, and an eye on its coordinator."""
+
+    consumer: TrackingConsumer
+
+    #: When the broker last answered a heartbeat, by the monotonic clock; 0 before the first.
+    heartbeat_at = 0.0
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            # Range keeps input/p and due/p on one member; sticky and round-robin do not.
+            partition_assignment_strategy=[RangePartitionAssignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            isolation_level="read_committed",
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def on_start(self) -> None:
+        """Start the consumer and watch its coordinator."""
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        coordinator._do_heartbeat = self._watched(coordinator._do_heartbeat)
+        coordinator._push_error_to_user = self._on_coordinator_error
+        coordinator._coordination_task.add_done_callback(self._on_coordination_ended)
+
+    def _watched(self, heartbeat: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
+        async def beat() -> bool:
+            started_at = monotonic()
+            alive = await heartbeat()
+            if alive:
+                self.heartbeat_at = started_at
+            return alive
+
+        return beat
+
+    async def _on_coordinator_error(self, error: BaseException) -> None:
+        """Replace aiokafka's answer, which parks until a poll that Faust never makes.
+
+        What cannot pass stops the worker; anything else is tried again by the coordination loop.
+        """
+        if isinstance(error, FATAL_ERRORS):
+            self._stop_worker(error)
+            await self._ensure_consumer()._coordinator._closing
+            return
+        self.log.warning("group coordination failed, trying again: %s", type(error).__name__)
+        await asyncio.sleep(_REJOIN_BACKOFF_S)
+
+    def _on_coordination_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._stop_worker(error)
+
+    def _stop_worker(self, error: BaseException) -> None:
+        self.parent_loop.call_soon_threadsafe(self.consumer.on_fatal, error)
+
+    # --- called from the main thread --------------------------------------------------------------
+
+    async def fetch(self, rooms: Mapping[TP, int], timeout_s: float) -> Batch:
+        """Take at most `rooms[tp]` records of each partition; wait up to `timeout_s` for the first."""
+        batch: Batch = await self.call_thread(self._fetch, rooms, timeout_s)
+        return batch
+
+    async def seek_back(self, generation: int, offsets: Mapping[TP, int]) -> None:
+        """Make records that were taken but never delivered be fetched again."""
+        await self.call_thread(self._seek_back, generation, offsets)
+
+    async def committed(self) -> tuple[int, Mapping[TP, Committed]]:
+        """Seek every assigned partition to its commit; return the generation and the commits."""
+        found: tuple[int, Mapping[TP, Committed]] = await self.call_thread(self._seek_to_committed)
+        return found
+
+    async def commit_offsets(self, generation: int, commits: Mapping[TP, Commit]) -> bool:
+        """Commit offsets with their done-maps; False when it did not succeed and may be tried again."""
+        done: bool = await self.call_thread(self._commit_offsets, generation, commits)
+        return done
+
+    # --- run in the consumer's thread -------------------------------------------------------------
+
+    async def _fetch(self, rooms: Mapping[TP, int], timeout_s: float) -> Batch:
+        consumer = self._ensure_consumer()
+        fetcher = consumer._fetcher
+        if consumer._closed or fetcher._closed:
+            raise errors.ConsumerStoppedError
+        wanted = {driver.ensure_aiokafka_TP(tp): room for tp, room in rooms.items()}
+        records: dict[TP, list[Any]] = {}
+        with fetcher._subscriptions.fetch_context():
+            # One partition at a time: a single call would drain the first one's whole batch before the rest.
+            for tp in [tp for tp in fetcher._records if tp in wanted]:
+                got = await fetcher.fetched_records([tp], timeout=0, max_records=wanted[tp])
+                self._collect(records, got)
+            if not records:
+                least = min(wanted.values())
+                got = await fetcher.fetched_records(list(wanted), timeout=timeout_s, max_records=least)
+                self._collect(records, got)
+        # No suspension between taking the last record and reading generation and positions.
+        positions = {}
+        for tp in wanted:
+            if consumer._subscription.is_assigned(tp):
+                position = consumer._subscription.subscription.assignment.state_value(tp)._position
+                if position is not None:
+                    positions[TP(tp.topic, tp.partition)] = position
+        return Batch(generation=consumer._coordinator.generation, records=records, positions=positions)
+
+    @staticmethod
+    def _collect(records: dict[TP, list[Any]], got: Mapping[Any, list[Any]]) -> None:
+        for tp, taken in got.items():
+            records.setdefault(TP(tp.topic, tp.partition), []).extend(taken)
+
+    async def _seek_back(self, generation: int, offsets: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        if consumer._coordinator.generation != generation:
+            return  # a newer assignment starts from the commit anyway
+        for tp, offset in offsets.items():
+            partition = driver.ensure_aiokafka_TP(tp)
+            if consumer._subscription.is_assigned(partition):
+                state = consumer._subscription.subscription.assignment.state_value(partition)
+                if state._position is not None and state._position > offset:
+                    consumer._fetcher.seek_to(partition, offset)
+
+    async def _seek_to_committed(self) -> tuple[int, Mapping[TP, Committed]]:
+        consumer = self._ensure_consumer()
+        coordinator = consumer._coordinator
+        generation = coordinator.generation
+        partitions = set(consumer._subscription.assigned_partitions())
+        commits = await coordinator.fetch_committed_offsets(list(partitions))
+        found = {}
+        for tp in partitions:
+            commit = commits.get(tp)
+            known = commit is not None and commit.offset >= 0
+            found[TP(tp.topic, tp.partition)] = Committed(
+                offset=commit.offset if known else None, metadata=commit.metadata if known else ""
+            )
+            if not consumer._subscription.is_assigned(tp):
+                continue
+            if known:
+                consumer._fetcher.seek_to(tp, commit.offset)
+            elif consumer._subscription.subscription.assignment.state_value(tp).has_valid_position:
+                # Never committed: begin at the beginning again, or what was fetched and dropped is lost.
+                reset = consumer._fetcher.request_offset_reset([tp], OffsetResetStrategy.EARLIEST)
+                reset.add_done_callback(lambda future: future.cancelled() or future.exception())
+        return generation, found
+
+    async def _commit_offsets(self, generation: int, commits: Mapping[TP, Commit]) -> bool:
+        consumer = self._ensure_consumer()
+        if consumer._coordinator.generation != generation:
+            return False
+        offsets = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(commit.offset, commit.metadata)
+            for tp, commit in commits.items()
+        }
+        try:
+            async with asyncio.timeout(_COMMIT_TIMEOUT_S):
+                await consumer.commit(offsets)
+        except FATAL_ERRORS as error:
+            self._stop_worker(error)
+            return False
+        except (errors.CommitFailedError, errors.IllegalStateError) as error:
+            self.log.info("commit refused, the group is rebalancing: %s", type(error).__name__)
+            return False
+        except errors.OffsetMetadataTooLargeError:
+            # The broker's offset.metadata.max.bytes is lower than ours: work above the watermark repeats.
+            self.log.error("the broker refuses done-maps: raise its offset.metadata.max.bytes to 4096")
+            return await self._commit_offsets(
+                generation, {tp: Commit(offset=c.offset, metadata="") for tp, c in commits.items()}
+            )
+        except (errors.KafkaError, TimeoutError) as error:
+            self.log.warning("commit failed, trying again: %s", type(error).__name__)
+            return False
+        return True

@@ -1,0 +1,60 @@
+"""Faust's producer made idempotent, and confirmed publishing through it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import faust
+from aiokafka import errors
+from faust.exceptions import ProducerSendError
+from faust.transport.drivers import aiokafka as driver
+
+from sluicegate.errors import PublishError, PublishRefusedError
+from sluicegate.records import OutgoingRecord
+
+_REFUSALS = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.TopicAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.InvalidTopicError,
+    errors.UnknownTopicOrPartitionError,
+)
+
+
+class IdempotentProducer(driver.Producer):
+    """A producer whose retries never store a record twice."""
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class FaustPublisher:
+    """Publishes through the app's producer and returns when all in-sync replicas have the record."""
+
+    def __init__(self, app: faust.App, *, timeout_s: float) -> None:
+        self._app = app
+        self._timeout_s = timeout_s
+
+    async def publish(self, record: OutgoingRecord) -> None:
+        """Publish one record. Raises PublishRefusedError or PublishError."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                # `send` returns when the record is buffered: only its future says that it is stored.
+                confirmed = await self._app.producer.send(
+                    record.topic, record.key, record.value, record.partition, None, list(record.headers)
+                )
+                await confirmed
+        except ProducerSendError as error:
+            raise _translate(error.__cause__ or error, record.topic) from error
+        except (errors.KafkaError, TimeoutError) as error:
+            raise _translate(error, record.topic) from error
+
+
+def _translate(error: BaseException, topic: str) -> PublishError:
+    name = type(error).__name__
+    if isinstance(error, _REFUSALS):
+        return PublishRefusedError(f"the broker refuses records for {topic}: {name}")
+    return PublishError(f"no confirmation for a record on {topic}: {name}")
