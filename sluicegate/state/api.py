@@ -198,6 +198,14 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlreadyEnded:
+    """The event ended while we still held it: stop the handler and take the record again.
+
+    Without it a zombie that waited for a lease would pay for a call whose answer went with its result.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """A step in flight. `owner` is a random id of the attempt, not of the worker."""
 
@@ -209,7 +217,7 @@ class Lease:
 class Steps(Protocol):
     """LLM calls that are paid once: memoised answers and short leases on those in flight."""
 
-    async def begin(self, lease: Lease, request_hash: str) -> Memo | Leased | Busy:
+    async def begin(self, lease: Lease, request_hash: str) -> Memo | Leased | Busy | AlreadyEnded:
         """Take the step's lease, or learn its answer, or who has it."""
 
     async def renew(self, leases: Sequence[Lease]) -> None:
