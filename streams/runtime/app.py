@@ -55,6 +55,10 @@ class StreamApp(faust.App):
     def _new_producer_transport(self) -> Any:
         return TrackingTransport(self.conf.broker_producer, self)
 
+    def _crash(self, reason: BaseException) -> None:
+        self.gate.on_fatal(reason)
+        super()._crash(reason)
+
     def _on_rebalance_when_stopped(self) -> None:
         """Do nothing: the stock way closes the client here, without a commit or a LeaveGroup."""
 

@@ -116,16 +116,10 @@ async def _start(parts: WorkerParts, fatal: Fatal) -> StreamApp | None:
                 await app.stop()
                 await asyncio.sleep(_START_RETRY_S)
             else:
-                app.add_future(_report_crash(app, fatal))
                 return app
     except Exception as error:  # noqa: BLE001 - whatever stops the start stops the process
         fatal.report(error)
         return None
-
-
-async def _report_crash(app: StreamApp, fatal: Fatal) -> None:
-    await app._crashed.wait()
-    fatal.report(app.crash_reason or RuntimeError("Faust crashed without a reason"))
 
 
 async def _guarded(service: Service, fatal: Fatal) -> None:
