@@ -7,6 +7,7 @@ SluicegateError
 ├── PublishError              the broker did not confirm a record
 │   └── PublishRefusedError   ... and never will: not authorised, unknown topic
 │       └── RecordTooLargeError   ... because of this record's own size: others may pass
+├── BrokerError               Kafka did not answer a question or refused a change of topics
 ├── CallRejectedError         the provider will never take this call; a handler may catch it
 └── StackError                a part of the embedded stack did not start or died
 
@@ -62,6 +63,10 @@ class PublishRefusedError(PublishError):
 
 class RecordTooLargeError(PublishRefusedError):
     """The record is larger than its topic takes: a fault of this record alone, never of the set-up."""
+
+
+class BrokerError(SluicegateError):
+    """Kafka did not answer a question about its topics and groups, or refused a change of them."""
 
 
 class CallRejectedError(SluicegateError):

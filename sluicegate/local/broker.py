@@ -40,6 +40,7 @@ _SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "rd_kafka_mock_coordinator_set": (c_int, (c_void_p, c_char_p, c_char_p, c_int32)),
     "rd_kafka_mock_partition_delete_records": (c_int, (c_void_p, c_char_p, c_int32, c_int64)),
     "rd_kafka_mock_group_initial_rebalance_delay_ms": (None, (c_void_p, c_int32)),
+    "rd_kafka_mock_set_controller_id": (None, (c_void_p, c_int32)),
 }
 
 
@@ -118,6 +119,8 @@ class EmbeddedBroker:
             raise StackError("librdkafka's mock cluster did not start")
         self._address = library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
         self._call("group_initial_rebalance_delay_ms", 0)
+        # With a controller that exists, administrative requests are refused at once and not waited for.
+        self._call("set_controller_id", 1)
         for name, partitions in self._topics.items():
             self._create(name, partitions)
 

@@ -1,0 +1,179 @@
+"""Topics and committed offsets: what operators, the status and the ledger ask of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
+
+from sluicegate.errors import BrokerError
+from sluicegate.kafka.config import asking_config
+
+_CLIENT_ID = "sluicegate-admin"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Partition:
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A group's place in a partition: the next offset, and what was done above it as commit metadata."""
+
+    offset: int
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The offsets that a partition holds: from `low` up to, and without, `high`."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedTopic:
+    """A topic as it should be."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str]
+
+
+class KafkaAdmin:
+    """Asks and changes a cluster; every call is bounded by `timeout_s` and raises BrokerError beyond it."""
+
+    def __init__(self, bootstrap_servers: str, *, timeout_s: float = 15.0) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._timeout_s = timeout_s
+        self._client = AdminClient(asking_config(bootstrap_servers, client_id=_CLIENT_ID))
+
+    def partition_counts(self) -> Mapping[str, int]:
+        """Return the partition count of every topic there is."""
+        try:
+            topics = self._client.list_topics(timeout=self._timeout_s).topics
+        except KafkaException as exc:
+            raise _broker_error("list the topics", exc) from exc
+        return {name: len(topic.partitions) for name, topic in topics.items()}
+
+    def create(self, topics: Iterable[WantedTopic]) -> tuple[str, ...]:
+        """Make the topics that are missing, leave the others as they are, and return the new names.
+
+        The embedded broker cannot be asked for topics: there BrokerError says so.
+        """
+        there = self.partition_counts()
+        missing = [
+            NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
+            for topic in topics
+            if topic.name not in there
+        ]
+        if not missing:
+            return ()
+        futures = self._client.create_topics(missing, operation_timeout=self._timeout_s)
+        for name, future in futures.items():
+            self._result(future, f"create the topic {name}")
+        return tuple(futures)
+
+    def delete(self, names: Collection[str]) -> None:
+        """Delete topics; one that is not there is an error."""
+        if not names:
+            return
+        futures = self._client.delete_topics(list(names), operation_timeout=self._timeout_s)
+        for name, future in futures.items():
+            self._result(future, f"delete the topic {name}")
+
+    def topic_configs(self, names: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return each topic's configuration as it applies."""
+        if not names:
+            return {}
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        futures = self._client.describe_configs(resources, request_timeout=self._timeout_s)
+        return {
+            resource.name: {
+                name: str(entry.value)
+                for name, entry in self._result(future, f"read the settings of {resource.name}").items()
+            }
+            for resource, future in futures.items()
+        }
+
+    def bounds(self, partitions: Sequence[Partition]) -> Mapping[Partition, Bounds]:
+        """Return the first and the next offset of each partition."""
+        with _Reader(self._bootstrap_servers, "sluicegate-bounds") as reader:
+            return {each: reader.bounds(each, self._timeout_s) for each in partitions}
+
+    def committed(self, group: str, partitions: Sequence[Partition]) -> Mapping[Partition, Committed | None]:
+        """Return where the group stands in each partition, None where it never committed; joins nothing."""
+        with _Reader(self._bootstrap_servers, group) as reader:
+            return reader.committed(partitions, self._timeout_s)
+
+    def _result(self, future: Future[_T], action: str) -> _T:
+        try:
+            return future.result(2 * self._timeout_s)
+        except (KafkaException, TimeoutError) as exc:
+            raise _broker_error(action, exc) from exc
+
+
+class _Reader:
+    """A consumer that never subscribes: only such a client may ask for bounds and commits."""
+
+    def __init__(self, bootstrap_servers: str, group: str) -> None:
+        self._consumer = Consumer(
+            {
+                **asking_config(bootstrap_servers, client_id=_CLIENT_ID),
+                "group.id": group,
+                "enable.auto.commit": False,
+            }
+        )
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def bounds(self, partition: Partition, timeout_s: float) -> Bounds:
+        place = TopicPartition(partition.topic, partition.number)
+        try:
+            found = self._consumer.get_watermark_offsets(place, timeout=timeout_s)
+        except KafkaException as exc:
+            raise _broker_error(f"read the offsets of {partition.topic}", exc) from exc
+        if found is None:
+            raise BrokerError(f"Kafka did not say in time which offsets {partition.topic} holds")
+        return Bounds(low=found[0], high=found[1])
+
+    def committed(
+        self, partitions: Sequence[Partition], timeout_s: float
+    ) -> Mapping[Partition, Committed | None]:
+        places = [TopicPartition(each.topic, each.number) for each in partitions]
+        try:
+            found = self._consumer.committed(places, timeout=timeout_s)
+        except KafkaException as exc:
+            raise _broker_error("read the committed offsets", exc) from exc
+        result: dict[Partition, Committed | None] = {}
+        for place in found:
+            if place.error is not None:
+                raise _broker_error("read the committed offsets", KafkaException(place.error))
+            result[Partition(topic=place.topic, number=place.partition)] = (
+                Committed(offset=place.offset, metadata=place.metadata or "") if place.offset >= 0 else None
+            )
+        return result
+
+
+def _broker_error(action: str, cause: Exception) -> BrokerError:
+    if isinstance(cause, KafkaException):
+        return BrokerError(f"Kafka did not {action}: {cause.args[0].str()}")
+    return BrokerError(f"Kafka did not {action} in time")

@@ -1,0 +1,197 @@
+"""Publishing that counts only when the broker has confirmed it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from sluicegate.errors import PublishError, PublishRefusedError
+from sluicegate.kafka.config import producer_config
+from sluicegate.records import OutgoingRecord
+
+OnDone = Callable[[PublishError | None], None]
+
+# Errors that the same record meets again, however often it is sent.
+_REFUSED = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_RECORD,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+    }
+)
+_POLL_S = 0.1
+_BY_KEY = -1
+_BATCH_RECORDS = 10_000  # far below the 100,000 that librdkafka's queue takes
+
+
+class ConfluentPublisher:
+    """An idempotent producer whose every record is confirmed by all in-sync replicas, or reported.
+
+    `send`, `poll` and `publish_all` are for programs with a loop of their own; `publish` is for asyncio
+    and starts a thread that polls. `timeout_s` bounds each record's way to its confirmation.
+    """
+
+    def __init__(self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0) -> None:
+        self._config = producer_config(bootstrap_servers, client_id=client_id, timeout_s=timeout_s)
+        self._timeout_s = timeout_s
+        self._producer = self._new_producer()
+        self._retired: list[Producer] = []
+        self._renewing = threading.Lock()
+        self._poller: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many records wait for their confirmation."""
+        return len(self._producer) + sum(map(len, self._retired))
+
+    def send(self, record: OutgoingRecord, on_done: OnDone) -> None:
+        """Hand a record over; `on_done` gets None or the error, from within `poll` or before this returns."""
+        producer = self._producer
+
+        def report(error: KafkaError | None, _: Message) -> None:
+            if error is not None and error.fatal():
+                self._renew(producer)
+            on_done(_translated(error, record.topic))
+
+        try:
+            producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                partition=_BY_KEY if record.partition is None else record.partition,
+                headers=list(record.headers),
+                on_delivery=report,
+            )
+        except BufferError:
+            on_done(PublishError(f"{record.topic}: {self.unconfirmed} records wait for the broker already"))
+        except KafkaException as exc:
+            error: KafkaError = exc.args[0]
+            if error.fatal():
+                self._renew(producer)
+            on_done(_translated(error, record.topic))
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Serve the confirmations that have arrived; wait this long for the first one."""
+        for retired in self._retired:
+            retired.poll(0)
+        self._retired = [retired for retired in self._retired if len(retired)]
+        self._producer.poll(timeout_s)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until every record sent is confirmed or reported; False when the time was over first."""
+        for retired in self._retired:
+            retired.flush(timeout_s)
+        return self._producer.flush(timeout_s) == 0
+
+    def publish_all(self, records: Sequence[OutgoingRecord]) -> tuple[PublishError | None, ...]:
+        """Publish the records and return one outcome each, in their order: None when confirmed."""
+        outcomes: list[PublishError | None] = [PublishError("not confirmed in time")] * len(records)
+        pending = set(range(len(records)))
+
+        def done(index: int) -> OnDone:
+            def set_outcome(error: PublishError | None) -> None:
+                outcomes[index] = error
+                pending.discard(index)
+
+            return set_outcome
+
+        for index, record in enumerate(records):
+            while self.unconfirmed >= _BATCH_RECORDS:
+                self.poll(_POLL_S)
+            self.send(record, done(index))
+        # Bounded: each record is confirmed or reported within the timeout.
+        while pending:
+            self.poll(_POLL_S)
+        return tuple(outcomes)
+
+    async def publish(self, record: OutgoingRecord) -> None:
+        """Raises PublishRefusedError when it never will be stored, PublishError when that is not known."""
+        loop = asyncio.get_running_loop()
+        confirmed: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: PublishError | None) -> None:
+            if confirmed.done():
+                return
+            if error is None:
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(error)
+
+        self._start_poller()
+        self.send(record, lambda error: _in_loop(loop, lambda: settle(error)))
+        try:
+            async with asyncio.timeout(2 * self._timeout_s):
+                await confirmed
+        except TimeoutError as exc:
+            raise PublishError(f"no confirmation from {record.topic} in time") from exc
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Wait for what is under way, at most this long, and stop."""
+        self.flush(timeout_s)
+        self._closed.set()
+        if self._poller is not None:
+            self._poller.join(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _renew(self, failed: Producer) -> None:
+        # After a fatal error an idempotent producer takes nothing any more: a new one goes on, and the
+        # old one is polled until it has reported what it held.
+        with self._renewing:
+            if self._producer is failed:
+                self._retired = [*self._retired, failed]
+                self._producer = self._new_producer()
+
+    def _new_producer(self) -> Producer:
+        made: list[Producer] = []
+
+        def on_error(error: KafkaError) -> None:
+            # Without this callback `poll` itself would raise. Other errors heal or reach their records.
+            if error.fatal():
+                self._renew(made[0])
+
+        made.append(Producer({**self._config, "error_cb": on_error}))
+        return made[0]
+
+    def _start_poller(self) -> None:
+        if self._poller is None:
+            self._poller = threading.Thread(target=self._poll_until_closed, name="publisher", daemon=True)
+            self._poller.start()
+
+    def _poll_until_closed(self) -> None:
+        while not self._closed.is_set():
+            self.poll(_POLL_S)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    # The loop may have ended while the record was on its way; then nobody waits for the answer.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
+
+
+def _translated(error: KafkaError | None, topic: str) -> PublishError | None:
+    if error is None:
+        return None
+    text = f"{topic}: {error.str()}"
+    return PublishRefusedError(text) if error.code() in _REFUSED else PublishError(text)
