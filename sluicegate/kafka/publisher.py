@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -34,6 +35,7 @@ _REFUSED = frozenset(
     }
 )
 _POLL_S = 0.1
+_FLUSH_POLL_S = 0.01
 _BY_KEY = -1
 _BATCH_RECORDS = 10_000  # far below the 100,000 that librdkafka's queue takes
 
@@ -48,7 +50,7 @@ class ConfluentPublisher:
     def __init__(self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0) -> None:
         self._config = producer_config(bootstrap_servers, client_id=client_id, timeout_s=timeout_s)
         self._timeout_s = timeout_s
-        self._producer = self._new_producer()
+        self._producer = Producer(self._config)
         self._retired: list[Producer] = []
         self._renewing = threading.Lock()
         self._poller: threading.Thread | None = None
@@ -88,15 +90,16 @@ class ConfluentPublisher:
     def poll(self, timeout_s: float = 0.0) -> None:
         """Serve the confirmations that have arrived; wait this long for the first one."""
         for retired in self._retired:
-            retired.poll(0)
+            self._poll_one(retired, 0)
         self._retired = [retired for retired in self._retired if len(retired)]
-        self._producer.poll(timeout_s)
+        self._poll_one(self._producer, timeout_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until every record sent is confirmed or reported; False when the time was over first."""
-        for retired in self._retired:
-            retired.flush(timeout_s)
-        return self._producer.flush(timeout_s) == 0
+        deadline = time.monotonic() + timeout_s
+        while self.unconfirmed and time.monotonic() < deadline:
+            self.poll(_FLUSH_POLL_S)
+        return not self.unconfirmed
 
     def publish_all(self, records: Sequence[OutgoingRecord]) -> tuple[PublishError | None, ...]:
         """Publish the records and return one outcome each, in their order: None when confirmed."""
@@ -161,18 +164,16 @@ class ConfluentPublisher:
         with self._renewing:
             if self._producer is failed:
                 self._retired = [*self._retired, failed]
-                self._producer = self._new_producer()
+                self._producer = Producer(self._config)
 
-    def _new_producer(self) -> Producer:
-        made: list[Producer] = []
-
-        def on_error(error: KafkaError) -> None:
-            # Without this callback `poll` itself would raise. Other errors heal or reach their records.
-            if error.fatal():
-                self._renew(made[0])
-
-        made.append(Producer({**self._config, "error_cb": on_error}))
-        return made[0]
+    def _poll_one(self, producer: Producer, timeout_s: float) -> None:
+        try:
+            producer.poll(timeout_s)
+        except KafkaException as exc:
+            # A fatal error is raised here once; what the producer held is reported to its own callbacks.
+            if not exc.args[0].fatal():
+                raise PublishError(exc.args[0].str()) from exc
+            self._renew(producer)
 
     def _start_poller(self) -> None:
         if self._poller is None:
