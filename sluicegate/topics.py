@@ -33,7 +33,7 @@ class StreamTopics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicSpec:
-    """How one topic must be. `replication_factor` -1 is the broker's default; `config` holds Kafka's names."""
+    """How a topic must be. `replication_factor` -1 is the broker's default; `config` has Kafka's names."""
 
     name: str
     partitions: int

@@ -30,6 +30,8 @@ def _names(settings: Settings) -> Iterator[str]:
     for name, stream in settings.streams.items():
         if not _STREAM_NAME.fullmatch(name):
             yield f'streams."{name}": names are lower-case letters, digits and dashes, at most 100'
+        if name == "relay":
+            yield "streams.relay: this name belongs to the relay's consumer group; choose another"
         if stream.provider not in settings.providers:
             yield (
                 f"streams.{name}.provider: there is no such [providers.*] section"

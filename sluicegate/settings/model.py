@@ -169,7 +169,7 @@ class ProviderSettings(_Section):
 
 
 class LimitSettings(_Section):
-    """`[limits.PROVIDER]` or `[limits."PROVIDER/MODEL"]`: what may be used; the most specific applies alone."""
+    """`[limits.PROVIDER]` or `[limits."PROVIDER/MODEL"]`: what may be used; the most exact one counts."""
 
     requests_per_minute: Rate | None = Field(default=None, description="calls per minute")
     tokens_per_minute: Rate | None = Field(default=None, description="tokens per minute, as charged")

@@ -1,0 +1,245 @@
+"""The retry headers of a parked copy: written single-valued and in ASCII, read as if by an enemy.
+
+Only copies (records of tiers, of `due` and dead letters) are asked for them. On an input record they
+mean nothing: whoever publishes there may have copied them from a result.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sluicegate.records import Headers, Origin
+from sluicegate.state.api import INPUT_COPY, Copy
+
+_ORIGIN_TOPIC = "retry-origin-topic"
+_ORIGIN_PARTITION = "retry-origin-partition"
+_ORIGIN_OFFSET = "retry-origin-offset"
+_ORIGIN_TIMESTAMP = "retry-origin-timestamp-ms"
+_COPY = "retry-copy"
+_REPLACES = "retry-replaces"
+_ATTEMPT = "retry-attempt"
+_COUNTED = "retry-counted-failures"
+_DEFERRALS = "retry-deferrals"
+_DUE_AT = "retry-due-at-ms"
+_TIER = "retry-tier"
+_FIRST_FAILED = "retry-first-failed-at-ms"
+_SOURCE = "retry-source"
+_REASON = "retry-reason"
+_STATUS = "retry-http-status"
+_REPLAY_ID = "replay-id"
+_REPLAY_COUNT = "replay-count"
+
+RETRY_HEADER_NAMES = frozenset(
+    {
+        _ORIGIN_TOPIC,
+        _ORIGIN_PARTITION,
+        _ORIGIN_OFFSET,
+        _ORIGIN_TIMESTAMP,
+        _COPY,
+        _REPLACES,
+        _ATTEMPT,
+        _COUNTED,
+        _DEFERRALS,
+        _DUE_AT,
+        _TIER,
+        _FIRST_FAILED,
+        _SOURCE,
+        _REASON,
+        _STATUS,
+        _REPLAY_ID,
+        _REPLAY_COUNT,
+    }
+)
+
+_MOST_PARTITIONS = 2**31 - 1
+_MOST_OFFSETS = 2**63 - 1
+_MOST_COUNT = 10**6  # more attempts, deferrals or replays than this are nonsense
+_MOST_TIERS = 1000
+_MOST_MS = 10**15  # the year 33658
+
+_TOPIC_NAME = re.compile(rb"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}")
+_COPY_ID = re.compile(rb"input|[1-9][0-9]{0,5}-[A-Za-z0-9]{1,64}")
+_WORD = re.compile(rb"[a-z0-9-]{1,64}")
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class RetrySource(StrEnum):
+    """What set a copy's due time."""
+
+    RETRY_AFTER = "retry-after"
+    BACKOFF = "backoff"
+    RESERVATION = "reservation"
+    PREDECESSOR = "predecessor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryHeaders:
+    """What a copy says of itself.
+
+    `attempt` is the number of the call that this copy will make (1-based; the backoff's exponent),
+    `counted_failures` how many calls so far count to `max_attempts`, `deferrals` how many deliveries
+    ended without a call. `repaired` names the headers that were unreadable, duplicated or out of
+    bounds and were replaced; it is never written.
+    """
+
+    origin: Origin
+    origin_timestamp_ms: int
+    copy: Copy
+    due_at_ms: int
+    attempt: int = 1
+    counted_failures: int = 0
+    deferrals: int = 0
+    tier: int | None = None
+    first_failed_at_ms: int | None = None
+    source: RetrySource | None = None
+    reason: str | None = None
+    http_status: int | None = None
+    replay_id: str | None = None
+    replay_count: int = 0
+    repaired: tuple[str, ...] = ()
+
+
+def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> RetryHeaders | None:
+    """Read a copy's headers; None when the record names no origin or no copy id, so is none of ours.
+
+    Never raises. A due time that is missing, unreadable or negative becomes now, one beyond
+    `horizon_s` is clamped to it; both show in `repaired`, as does everything else that was mended.
+    Of a duplicated header the last value counts.
+    """
+    reader = _Reader(headers)
+    topic = reader.text(_ORIGIN_TOPIC, _TOPIC_NAME)
+    partition = reader.number(_ORIGIN_PARTITION, 0, _MOST_PARTITIONS)
+    offset = reader.number(_ORIGIN_OFFSET, 0, _MOST_OFFSETS)
+    copy_id = reader.text(_COPY, _COPY_ID)
+    if topic is None or partition is None or offset is None or copy_id is None or copy_id == INPUT_COPY:
+        return None
+    status = reader.number(_STATUS, 100, 599)
+    return RetryHeaders(
+        origin=Origin(topic=topic, partition=partition, offset=offset),
+        origin_timestamp_ms=reader.past_ms(_ORIGIN_TIMESTAMP, now_ms, missing_is_odd=True) or 0,
+        copy=Copy(id=copy_id, replaces=reader.text(_REPLACES, _COPY_ID)),
+        due_at_ms=reader.due_at_ms(now_ms, horizon_s),
+        attempt=reader.number(_ATTEMPT, 1, _MOST_COUNT) or 1,
+        counted_failures=reader.number(_COUNTED, 0, _MOST_COUNT) or 0,
+        deferrals=reader.number(_DEFERRALS, 0, _MOST_COUNT) or 0,
+        tier=reader.number(_TIER, 1, _MOST_TIERS),
+        first_failed_at_ms=reader.past_ms(_FIRST_FAILED, now_ms, missing_is_odd=False),
+        source=reader.source(),
+        reason=reader.text(_REASON, _WORD),
+        http_status=status,
+        replay_id=reader.text(_REPLAY_ID, _ID),
+        replay_count=reader.number(_REPLAY_COUNT, 0, _MOST_COUNT) or 0,
+        repaired=tuple(sorted(reader.repaired)),
+    )
+
+
+def with_retry_headers(headers: Headers, retry: RetryHeaders) -> Headers:
+    """Return the headers with all old retry and replay values replaced; others pass through unchanged."""
+    numbers = {
+        _ATTEMPT: retry.attempt,
+        _COUNTED: retry.counted_failures,
+        _DEFERRALS: retry.deferrals,
+        _DUE_AT: retry.due_at_ms,
+        _TIER: retry.tier,
+        _FIRST_FAILED: retry.first_failed_at_ms,
+        _STATUS: retry.http_status,
+        _REPLAY_COUNT: retry.replay_count or None,
+    }
+    texts = {
+        _COPY: retry.copy.id,
+        _REPLACES: retry.copy.replaces,
+        _SOURCE: retry.source,
+        _REASON: retry.reason,
+        _REPLAY_ID: retry.replay_id,
+    }
+    written = {name: value for name, value in (texts | numbers).items() if value is not None}
+    return (
+        *without_retry_headers(headers),
+        *origin_headers(retry.origin, retry.origin_timestamp_ms),
+        *((name, str(value).encode("ascii")) for name, value in written.items()),
+    )
+
+
+def without_retry_headers(headers: Headers) -> Headers:
+    """Return the headers that are not ours."""
+    return tuple(header for header in headers if header[0] not in RETRY_HEADER_NAMES)
+
+
+def origin_headers(origin: Origin, timestamp_ms: int) -> Headers:
+    """Return the four headers that name an event's origin; every copy and every end carries them."""
+    return (
+        (_ORIGIN_TOPIC, origin.topic.encode("ascii")),
+        (_ORIGIN_PARTITION, b"%d" % origin.partition),
+        (_ORIGIN_OFFSET, b"%d" % origin.offset),
+        (_ORIGIN_TIMESTAMP, b"%d" % timestamp_ms),
+    )
+
+
+def next_copy(copy: Copy, token: str) -> Copy:
+    """Name the copy made from this one. `token` is random letters and digits, at most 64."""
+    return Copy(id=f"{copy.hop + 1}-{token}", replaces=copy.id)
+
+
+class _Reader:
+    """Takes values out of headers and remembers which had to be mended."""
+
+    def __init__(self, headers: Headers) -> None:
+        self.repaired: set[str] = set()
+        self._values: dict[str, bytes] = {}
+        for name, value in headers:
+            if name not in RETRY_HEADER_NAMES:
+                continue
+            if name in self._values:
+                self.repaired.add(name)
+            self._values[name] = value
+
+    def text(self, name: str, shape: re.Pattern[bytes]) -> str | None:
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not shape.fullmatch(value):
+            self.repaired.add(name)
+            return None
+        return value.decode("ascii")
+
+    def number(self, name: str, least: int, most: int) -> int | None:
+        value = self._values.get(name)
+        if value is None:
+            return None
+        # bytes.isdigit knows ASCII digits alone; the length keeps int() from chewing on megabytes.
+        number = int(value) if value.isdigit() and len(value) <= 19 else -1
+        if not least <= number <= most:
+            self.repaired.add(name)
+            return None
+        return number
+
+    def past_ms(self, name: str, now_ms: int, *, missing_is_odd: bool) -> int | None:
+        """A moment that has been: one in the future would let an event outrun its deadline."""
+        if name not in self._values and not missing_is_odd:
+            return None
+        value = self.number(name, 0, _MOST_MS)
+        if value is None or value > now_ms:
+            self.repaired.add(name)
+            return now_ms
+        return value
+
+    def due_at_ms(self, now_ms: int, horizon_s: float) -> int:
+        value = self.number(_DUE_AT, 0, _MOST_OFFSETS)
+        if value is None:
+            self.repaired.add(_DUE_AT)
+            return now_ms
+        latest = now_ms + int(horizon_s * 1000)
+        if value > latest:
+            self.repaired.add(_DUE_AT)
+            return latest
+        return value
+
+    def source(self) -> RetrySource | None:
+        word = self.text(_SOURCE, _WORD)
+        try:
+            return RetrySource(word) if word is not None else None
+        except ValueError:
+            self.repaired.add(_SOURCE)
+            return None
