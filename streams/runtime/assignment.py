@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from faust.types import TP
 
+from sluicegate.delivery.done_map import Refusal
 from sluicegate.delivery.offsets import Commit, OffsetTracker
 
 
@@ -27,29 +28,32 @@ class Assignment:
 
     generation: int
     trackers: Mapping[TP, OffsetTracker] = field(default_factory=dict)
+    #: Done-maps that were not believed: what they listed runs again.
+    refused_maps: Mapping[TP, Refusal] = field(default_factory=dict)
     #: Set at the revoke: what an agent still holds from before must not be taken any more.
     closed: bool = False
 
     @classmethod
     def restore(cls, generation: int, committed: Mapping[TP, Committed]) -> Assignment:
         """Rebuild the trackers from what the group committed."""
-        trackers = {}
+        trackers: dict[TP, OffsetTracker] = {}
+        refused: dict[TP, Refusal] = {}
         for tp, place in committed.items():
-            tracker = OffsetTracker()
-            if place.offset is not None:
-                tracker.restore(place.offset, place.metadata)
-            trackers[tp] = tracker
-        return cls(generation=generation, trackers=trackers)
+            trackers[tp] = OffsetTracker()
+            refusal = trackers[tp].restore(place.offset, place.metadata)
+            if refusal is not None:
+                refused[tp] = refusal
+        return cls(generation=generation, trackers=trackers, refused_maps=refused)
 
-    def take_commits(self) -> dict[TP, Commit]:
-        """Return what changed since the last call, offset and done-map taken together."""
+    def unconfirmed(self) -> dict[TP, Commit]:
+        """Return what no confirmed commit holds yet, offset and done-map taken together."""
         commits = {}
         for tp, tracker in self.trackers.items():
             if tracker.dirty and (commit := tracker.snapshot()) is not None:
                 commits[tp] = commit
         return commits
 
-    def put_back(self, tps: Iterable[TP]) -> None:
-        """Offer these partitions again at the next commit: theirs did not succeed."""
-        for tp in tps:
-            self.trackers[tp].dirty = True
+    def confirm(self, commits: Mapping[TP, Commit]) -> None:
+        """Note that the broker has these commits."""
+        for tp, commit in commits.items():
+            self.trackers[tp].confirm(commit)

@@ -119,7 +119,7 @@ class TrackingConsumer(driver.Consumer):
         return {
             tp: room
             for tp, tracker in assignment.trackers.items()
-            if not tracker.metadata_full and (room := self.gate.room(tp.topic, tp.partition)) > 0
+            if not tracker.must_stop and (room := self.gate.room(tp.topic, tp.partition)) > 0
         }
 
     async def _deliver(self, assignment: Assignment, batch: Batch) -> None:
@@ -129,7 +129,8 @@ class TrackingConsumer(driver.Consumer):
                 if not self._owns(assignment):
                     break
                 tracker = assignment.trackers[tp]
-                finished = tracker.delivered(record.offset)
+                finished = tracker.already_done(record.offset)
+                tracker.delivered(record.offset)
                 left[tp].popleft()
                 if not finished:
                     await self.callback(self._message(assignment, tp, record))
@@ -170,12 +171,12 @@ class TrackingConsumer(driver.Consumer):
         """Commit what changed, watermark and done-map together; one commit at a time."""
         async with self._commit_lock:
             assignment = self._current
-            commits = assignment.take_commits() if assignment is not None else {}
+            commits = assignment.unconfirmed() if assignment is not None else {}
             if assignment is None or not commits:
                 return False
             done = await self._thread.commit_offsets(assignment.generation, commits)
-            if not done:
-                assignment.put_back(commits)
+            if done:
+                assignment.confirm(commits)
             return done
 
     async def _commit_bounded(self) -> None:
@@ -192,6 +193,8 @@ class TrackingConsumer(driver.Consumer):
         generation, committed = await self._thread.committed()
         if generation == self.app.consumer_generation_id:
             self._current = Assignment.restore(generation, committed)
+            for tp, refusal in self._current.refused_maps.items():
+                self.log.warning("done-map of %s/%s not believed: %s", tp.topic, tp.partition, refusal)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let publishes under way end, commit, and forget the rest: nothing is carried over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +224,7 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             # The broker's offset.metadata.max.bytes is lower than ours: work above the watermark repeats.
             self.log.error("the broker refuses done-maps: raise its offset.metadata.max.bytes to 4096")
             return await self._commit_offsets(
-                generation, {tp: Commit(offset=c.offset, metadata="") for tp, c in commits.items()}
+                generation, {tp: replace(commit, metadata="") for tp, commit in commits.items()}
             )
         except (errors.KafkaError, TimeoutError) as error:
             self.log.warning("commit failed, trying again: %s", type(error).__name__)

@@ -1,0 +1,220 @@
+"""The Faust side without the dispatcher: what is delivered, committed and sought back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from sluicegate.records import OutgoingRecord
+from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
+from streams.runtime.consumer import TrackedMessage
+from streams.runtime.embedded import hold_back_leaders_sync
+from streams.runtime.producer import FaustPublisher
+from tests.fixtures.kafka import MakeTopics
+from tests.waiting import wait_until
+
+PARTITIONS = 6
+START_S = 30.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _groups_of_several_on_the_embedded_broker() -> None:
+    hold_back_leaders_sync()
+
+
+class OpenGate:
+    """A gate that takes everything, holds it, and finishes what a test tells it to."""
+
+    def __init__(self) -> None:
+        self.taken: list[TrackedMessage] = []
+        self.fatal: list[BaseException] = []
+        self.open = True
+        self.finish: Callable[[TrackedMessage], bool] = lambda message: True
+
+    def room(self, topic: str, partition: int) -> int:
+        """Take up to 100 at a time."""
+        return 100 if self.open else 0
+
+    async def wait_for_room(self, timeout_s: float) -> None:
+        """Look again soon."""
+        await asyncio.sleep(0)
+
+    async def forget(self) -> None:
+        """Hold nothing back at a rebalance."""
+
+    def on_fatal(self, error: BaseException) -> None:
+        """Remember what would have stopped the worker."""
+        self.fatal.append(error)
+
+    def take(self, message: TrackedMessage) -> None:
+        """Take one record and finish it if the test wants that."""
+        if message.assignment.closed:
+            return
+        self.taken.append(message)
+        if self.finish(message):
+            message.assignment.trackers[message.tp].done(message.offset)
+
+    def places(self) -> Counter[tuple[str, int, int]]:
+        """Count how often each record was taken."""
+        return Counter((message.topic, message.partition, message.offset) for message in self.taken)
+
+
+def plan_for(kafka: str, prefix: str) -> AppPlan:
+    """Return the plan of a stream whose topics begin with the prefix."""
+    return AppPlan(
+        bootstrap_servers=kafka,
+        group=f"{prefix}.group",
+        input_topic=f"{prefix}.in",
+        due_topic=f"{prefix}.due",
+        session_timeout_s=6.0,
+        rebalance_timeout_s=10.0,
+        publish_timeout_s=10.0,
+        max_request_bytes=2_000_000,
+    )
+
+
+@asynccontextmanager
+async def running(plan: AppPlan, gate: OpenGate) -> AsyncIterator[StreamApp]:
+    """Run one app until the block ends."""
+    app = build_app(plan, gate)
+    register_agents(app, plan, gate.take)
+    app.finalize()
+    app.in_worker = True
+    await app.start()
+    try:
+        yield app
+    finally:
+        await app.stop()
+
+
+def assigned(app: StreamApp) -> set[tuple[str, int]]:
+    """Return what the app owns now."""
+    current = app.consumer.current_assignment
+    return set() if current is None else {(tp.topic, tp.partition) for tp in current.trackers}
+
+
+def publish(kafka: str, topic: str, count: int) -> None:
+    """Publish records round-robin over the partitions, from a plain client."""
+    producer = Producer({"bootstrap.servers": kafka})
+    for number in range(count):
+        producer.produce(topic, key=b"%d" % number, value=b"{}", partition=number % PARTITIONS)
+    assert producer.flush(20) == 0
+
+
+@pytest.fixture
+def plan(kafka: str, prefix: str, make_topics: MakeTopics) -> AppPlan:
+    """Make the two topics of a stream."""
+    plan = plan_for(kafka, prefix)
+    make_topics({plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
+    return plan
+
+
+async def test_a_restart_runs_again_only_what_was_unfinished(kafka: str, plan: AppPlan) -> None:
+    """The done-map in the commit's metadata spares what finished above the watermark."""
+    publish(kafka, plan.input_topic, 60)
+    first = OpenGate()
+    first.finish = lambda message: message.offset % 5 != 0  # offsets 0 and 5 of each partition stay open
+    async with running(plan, first):
+        await wait_until(lambda: len(first.taken) == 60, timeout_s=START_S)
+    second = OpenGate()
+    async with running(plan, second):
+        await wait_until(lambda: len(second.taken) >= 2 * PARTITIONS, timeout_s=START_S)
+    assert {offset for _, _, offset in second.places()} == {0, 5}
+    assert len(second.taken) == 2 * PARTITIONS
+
+
+async def test_the_commit_never_passes_an_unfinished_record(kafka: str, plan: AppPlan) -> None:
+    """The head of a partition that never finishes stays uncommitted, whatever finishes behind it."""
+    publish(kafka, plan.input_topic, 60)
+    gate = OpenGate()
+    gate.finish = lambda message: message.offset != 3
+    async with running(plan, gate):
+        await wait_until(lambda: len(gate.taken) == 60, timeout_s=START_S)
+    reader = Consumer({"bootstrap.servers": kafka, "group.id": plan.group})
+    wanted = [TopicPartition(plan.input_topic, number) for number in range(PARTITIONS)]
+    offsets = {place.offset for place in reader.committed(wanted, timeout=20)}
+    reader.close()
+    assert offsets == {3}
+
+
+async def test_no_record_is_lost_when_members_join_before_the_first_commit(kafka: str, plan: AppPlan) -> None:
+    """A young group rebalances while fetches are under way and nothing was ever committed."""
+    gates = [OpenGate(), OpenGate(), OpenGate()]
+    for gate in gates:
+        gate.finish = lambda message: False
+    publish(kafka, plan.input_topic, 300)
+    async with running(plan, gates[0]):
+        await wait_until(lambda: len(gates[0].taken) > 0, timeout_s=START_S)
+        async with running(plan, gates[1]):
+            publish(kafka, plan.input_topic, 300)
+            async with running(plan, gates[2]):
+                publish(kafka, plan.input_topic, 300)
+                seen: Counter[tuple[str, int, int]] = Counter()
+
+                def all_seen() -> bool:
+                    seen.clear()
+                    for gate in gates:
+                        seen.update(gate.places())
+                    return len(seen) == 900
+
+                await wait_until(all_seen, timeout_s=60, what="every record reached some member")
+    assert not any(gate.fatal for gate in gates)
+
+
+async def test_input_and_due_of_one_partition_are_always_on_one_worker(kafka: str, plan: AppPlan) -> None:
+    """The Range assignor gives both topics' partition p to one member, so that one lane sees both."""
+    gates = [OpenGate(), OpenGate()]
+    async with running(plan, gates[0]) as one, running(plan, gates[1]) as other:
+        await wait_until(
+            lambda: bool(assigned(one)) and bool(assigned(other)), timeout_s=START_S, what="both have work"
+        )
+        for app in (one, other):
+            numbers = {topic: set[int]() for topic in (plan.input_topic, plan.due_topic)}
+            for topic, number in assigned(app):
+                numbers[topic].add(number)
+            assert numbers[plan.input_topic] == numbers[plan.due_topic] != set()
+
+
+async def test_a_closed_gate_leaves_records_in_kafka_and_an_open_one_takes_them_all(
+    kafka: str, plan: AppPlan
+) -> None:
+    """Backpressure is a partition that is not fetched; nothing is skipped when it is fetched again."""
+    publish(kafka, plan.input_topic, 30)
+    gate = OpenGate()
+    gate.open = False
+    async with running(plan, gate) as app:
+        await wait_until(lambda: len(assigned(app)) == 2 * PARTITIONS, timeout_s=START_S)
+        assert gate.taken == []
+        gate.open = True
+        await wait_until(lambda: len(gate.taken) == 30, timeout_s=START_S)
+    assert set(gate.places().values()) == {1}
+
+
+async def test_tombstones_and_records_without_a_key_reach_the_agent(kafka: str, plan: AppPlan) -> None:
+    """Faust decodes nothing, so that nothing can be acknowledged behind our back."""
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(plan.input_topic, key=b"k", value=None, partition=0)
+    producer.produce(plan.input_topic, key=None, value=b"\xff\xfe", partition=0, headers=[("h", None)])
+    assert producer.flush(20) == 0
+    gate = OpenGate()
+    async with running(plan, gate):
+        await wait_until(lambda: len(gate.taken) == 2, timeout_s=START_S)
+    assert [(message.key, message.value) for message in gate.taken] == [(b"k", None), (None, b"\xff\xfe")]
+
+
+async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan: AppPlan) -> None:
+    """What was confirmed is there for another client, on the partition that was asked for."""
+    gate = OpenGate()
+    async with running(plan, gate) as app:
+        publisher = FaustPublisher(app, timeout_s=10)
+        await publisher.publish(
+            OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=(("a", b"b"),), partition=4)
+        )
+        await wait_until(lambda: len(gate.taken) == 1, timeout_s=START_S)
+    [message] = gate.taken
+    assert (message.topic, message.partition, message.value) == (plan.due_topic, 4, b"v")
