@@ -127,6 +127,11 @@ class FakeState:
         """Return the offsets that are open in the event's gate, lowest first."""
         return tuple(sorted(self._gate(ref)))
 
+    def steps_kept_until_ms(self, ref: EventRef) -> int | None:
+        """Return when the event's steps will be forgotten; None when there are none."""
+        steps = self._steps.get((_key(ref), ref.identity))
+        return None if steps is None else steps.expires_at_ms
+
     # --- Copies -----------------------------------------------------------------------------------
 
     async def take(self, ref: EventRef, copy: Copy) -> Taken:

@@ -1,0 +1,39 @@
+"""The names of the state's keys in Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from sluicegate.state.api import EventRef
+
+_KEY_HASH_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """All keys that one event's scripts touch.
+
+    They begin with `<group>:`, so that deployments share a Redis, and carry one hash tag per stream and
+    key, so that every script stays within one slot. The record's key appears only as its hash.
+    """
+
+    row: str
+    gate: str
+    gate_entries: str
+    steps: str
+    history: str
+
+
+def keys_of(group: str, ref: EventRef) -> Keys:
+    """Return the key names of an event."""
+    key_hash = blake2b(ref.key.encode(errors="surrogatepass"), digest_size=_KEY_HASH_BYTES).hexdigest()
+    tagged = f"{group}:{{{ref.stream}/{key_hash}}}"
+    place = f"{ref.origin.topic}/{ref.origin.partition}"
+    return Keys(
+        row=f"{tagged}:row:{ref.origin}",
+        gate=f"{tagged}:gate:{place}",
+        gate_entries=f"{tagged}:gate-entries:{place}",
+        steps=f"{tagged}:steps:{ref.identity}",
+        history=f"{tagged}:history",
+    )
