@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from faust.types import Message
 
 from sluicegate.records import OutgoingRecord
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
-from streams.runtime.consumer import TrackedMessage
+from streams.runtime.consumer import TrackedMessage, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.producer import FaustPublisher
 from tests.fixtures.kafka import MakeTopics
@@ -92,9 +93,16 @@ async def running(plan: AppPlan, gate: OpenGate) -> AsyncIterator[StreamApp]:
         await app.stop()
 
 
+def consumer_of(app: StreamApp) -> TrackingConsumer:
+    """Return the app's consumer as what it is."""
+    consumer = app.consumer
+    assert isinstance(consumer, TrackingConsumer)
+    return consumer
+
+
 def assigned(app: StreamApp) -> set[tuple[str, int]]:
     """Return what the app owns now."""
-    current = app.consumer.current_assignment
+    current = consumer_of(app).current_assignment
     return set() if current is None else {(tp.topic, tp.partition) for tp in current.trackers}
 
 
@@ -164,6 +172,27 @@ async def test_no_record_is_lost_when_members_join_before_the_first_commit(kafka
 
                 await wait_until(all_seen, timeout_s=60, what="every record reached some member")
     assert not any(gate.fatal for gate in gates)
+
+
+async def test_what_was_fetched_and_not_delivered_is_fetched_again(kafka: str, plan: AppPlan) -> None:
+    """A flow that stops in the middle of a batch, as at every rebalance, skips none of its rest."""
+    publish(kafka, plan.input_topic, 300)
+    gate = OpenGate()
+    async with running(plan, gate) as app:
+        consumer = consumer_of(app)
+        deliver, stops = consumer.callback, [0]
+
+        async def deliver_and_stop(message: Message) -> None:
+            await deliver(message)
+            if message.offset == 3:
+                stops[0] += 1
+                consumer.stop_flow()
+                asyncio.get_running_loop().call_soon(consumer.resume_flow)
+
+        consumer.callback = deliver_and_stop
+        await wait_until(lambda: len(gate.places()) == 300, timeout_s=START_S)
+    assert stops[0] > 0
+    assert set(gate.places().values()) == {1}
 
 
 async def test_input_and_due_of_one_partition_are_always_on_one_worker(kafka: str, plan: AppPlan) -> None:
