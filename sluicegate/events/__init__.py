@@ -1,0 +1,1 @@
+"""Events on Kafka: the CloudEvents envelope, the shipped streams' models, and an event's identity. Pure."""
