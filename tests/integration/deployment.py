@@ -1,0 +1,309 @@
+"""A deployment as an operator has it: processes of the command line, a configuration file, plain clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from sluicegate.local.redis_server import RedisServer
+from tests.waiting import wait_until_sync
+
+STOP_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 45.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One record as a plain client reads it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+    def header(self, name: str) -> str | None:
+        """Return a header's text, None when it is not there."""
+        return dict(self.headers)[name].decode() if name in dict(self.headers) else None
+
+    def json(self) -> Any:
+        """Return the value as JSON."""
+        return json.loads(self.value or b"null")
+
+
+class Process:
+    """One command of Sluicegate as a process, with its output in a file."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name = "-".join(part.strip("-") for part in arguments[:2])
+        self.log = folder / f"{self.name}-{len(list(folder.glob('*.log')))}.log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sluicegate", *arguments],
+                stdout=subprocess.PIPE if arguments[0] == "provider" else output,
+                stderr=output,
+                env={**os.environ, **environment},
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End it as a crash would: SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit code; fail when it does not end in time."""
+        if self.is_running:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not stop; its log:\n{self.tail()}") from None
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
+
+
+class Deployment:
+    """Redis, a provider simulator, a configuration, and whatever is started with it."""
+
+    def __init__(
+        self,
+        *,
+        kafka: str,
+        prefix: str,
+        folder: Path,
+        partitions: int = 4,
+        provider_arguments: Sequence[str] = (),
+        limits: Mapping[str, float] | None = None,
+        stream: Mapping[str, Any] | None = None,
+        retry: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.kafka = kafka
+        self.prefix = prefix
+        self.folder = folder
+        self.partitions = partitions
+        self.config = folder / "sluicegate.toml"
+        self._provider_arguments = provider_arguments
+        self._limits = dict(limits or {"requests_per_minute": 1200, "tokens_per_minute": 10_000_000})
+        self._stream = dict(stream or {})
+        self._retry = dict(retry or {})
+        self._stack = ExitStack()
+        self.processes: list[Process] = []
+        self.redis = RedisServer(appendonly=True)
+        self.provider_url = ""
+
+    # --- topics -----------------------------------------------------------------------------------
+
+    def input(self, stream: str) -> str:
+        """Name the stream's input topic."""
+        return f"{self.prefix}.{stream}"
+
+    def results(self, stream: str) -> str:
+        """Name the stream's results topic."""
+        return f"{self.prefix}.{stream}.results"
+
+    def internal(self, stream: str, name: str) -> str:
+        """Name an internal topic: due, dlq, retry.1, ..."""
+        return f"{self.prefix}.{stream}.{name}"
+
+    @property
+    def topics(self) -> dict[str, int]:
+        """Return every topic and its partition count."""
+        names = []
+        for stream in ("support-chat", "documents"):
+            internal = ("due", "dlq", *(f"retry.{tier}" for tier in range(1, len(self.tiers_s) + 1)))
+            names += [self.input(stream), self.results(stream)]
+            names += [self.internal(stream, name) for name in internal]
+        return dict.fromkeys(names, self.partitions) | {f"{self.prefix}.audit": 1}
+
+    @property
+    def tiers_s(self) -> list[float]:
+        """Return the upper bounds of the retry tiers."""
+        return [float(tier) for tier in self._retry.get("tiers_s", (2, 5, 30, 120, 600))]
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.redis)
+        self._start_provider()
+        self._write_config()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.processes:
+            if process.is_running:
+                process.kill()
+            if error is not None:
+                sys.stderr.write(f"--- {process.name} ({process.process.returncode})\n{process.tail()}\n")
+        self._stack.close()
+
+    def _start_provider(self) -> None:
+        limits = {name.replace("_", "-"): value for name, value in self._limits.items()}
+        arguments = ["provider", "--port", "0", "--enforcement", "bucket"]
+        for name in ("requests-per-minute", "tokens-per-minute"):
+            arguments += [f"--{name}", str(int(limits[name]))]
+        provider = self._start([*arguments, *self._provider_arguments])
+        assert provider.process.stdout is not None
+        line = json.loads(provider.process.stdout.readline())
+        self.provider_url = str(line["url"]) if "url" in line else f"http://{line['host']}:{line['port']}"
+
+    def _write_config(self) -> None:
+        tables: dict[str, dict[str, Any]] = {
+            "kafka": {"bootstrap_servers": self.kafka, "group": self.prefix, "session_timeout_s": 6},
+            "topics": {"partitions": self.partitions, "replication_factor": 1},
+            "redis": {"url": self.redis.url},
+            "providers.main": {
+                "format": "openai",
+                "base_url": f"{self.provider_url}/v1",
+                "profile": "openai",
+                "timeout_s": 10,
+            },
+            "limits.main": self._limits,
+            "retry": {"in_place_max_s": 2, "base_s": 0.5, **self._retry, "tiers_s": self.tiers_s},
+            "http": {"port": 0},
+            "worker": {"drain_s": 10},
+        }
+        for stream in ("support-chat", "documents"):
+            tables[f"streams.{stream}"] = {
+                "topic": self.input(stream),
+                "results_topic": self.results(stream),
+                "max_output_tokens": 64,
+                **self._stream,
+            }
+        lines = []
+        for name, table in tables.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
+        self.config.write_text("\n".join(lines))
+
+    def _start(self, arguments: Sequence[str]) -> Process:
+        process = Process(self.folder, arguments, {})
+        self.processes.append(process)
+        return process
+
+    def start_worker(self, stream: str, *options: str) -> Process:
+        """Start one worker of a stream; it is ready when it has taken its partitions."""
+        return self._start(["worker", stream, "--config", str(self.config), *options])
+
+    def start_relay(self) -> Process:
+        """Start one relay."""
+        return self._start(["relay", "--config", str(self.config)])
+
+    # --- as other services see it -----------------------------------------------------------------
+
+    def publish(self, stream: str, events: Iterable[Mapping[str, Any]], *, key: str) -> int:
+        """Publish bare JSON with a plain client, keyed by the named field; return how many."""
+        producer = Producer({"bootstrap.servers": self.kafka, "partitioner": "murmur2_random"})
+        count = 0
+        for event in events:
+            producer.produce(
+                self.input(stream), key=str(event[key]).encode(), value=json.dumps(event).encode()
+            )
+            count += 1
+        assert producer.flush(30) == 0
+        return count
+
+    def publish_raw(
+        self,
+        stream: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int = 0,
+    ) -> None:
+        """Publish one record as it is."""
+        producer = Producer({"bootstrap.servers": self.kafka, "message.max.bytes": 8_000_000})
+        producer.produce(self.input(stream), key=key, value=value, headers=list(headers), partition=partition)
+        assert producer.flush(30) == 0
+
+    def read(self, topic: str) -> list[Seen]:
+        """Read a whole topic as of now, in partition order, without a group."""
+        reader = Consumer(
+            {
+                "bootstrap.servers": self.kafka,
+                "group.id": "reader",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        found: list[Seen] = []
+        for number in range(self.topics[topic]):
+            place = TopicPartition(topic, number, 0)
+            low, high = reader.get_watermark_offsets(place, timeout=20)
+            place.offset = low
+            reader.assign([place])
+            while reader.position([place])[0].offset < high:
+                message = reader.poll(5)
+                if message is None:
+                    break
+                assert message.error() is None, message.error()
+                found.append(_seen(message))
+                if found[-1].offset >= high - 1:
+                    break
+        reader.close()
+        return found
+
+    def wait_for_ends(self, stream: str, count: int, *, timeout_s: float) -> list[Seen]:
+        """Return the results and dead letters once `count` events (by origin) have one."""
+        ends: list[Seen] = []
+
+        def enough() -> bool:
+            ends[:] = self.read(self.results(stream)) + self.read(self.internal(stream, "dlq"))
+            for process in self.processes:
+                assert process.is_running or process.process.returncode in (0, -9), process.tail()
+            return len({origin(end) for end in ends}) >= count
+
+        wait_until_sync(enough, timeout_s=timeout_s, what=f"{count} ends of {stream}")
+        return ends
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Return the simulator's record of every call."""
+        answer = httpx.get(f"{self.provider_url}/stats", timeout=20, trust_env=False)
+        calls: list[dict[str, Any]] = answer.json()["calls"]
+        return calls
+
+    def faults(self, fault: Mapping[str, Any]) -> None:
+        """Make the simulator misbehave."""
+        httpx.post(
+            f"{self.provider_url}/faults", json=dict(fault), timeout=20, trust_env=False
+        ).raise_for_status()
+
+
+def origin(end: Seen) -> str:
+    """Return which input record an end belongs to, by its headers."""
+    return "/".join(str(end.header(f"retry-origin-{part}")) for part in ("topic", "partition", "offset"))
+
+
+def _seen(message: Any) -> Seen:
+    return Seen(
+        topic=message.topic(),
+        partition=message.partition(),
+        offset=message.offset(),
+        timestamp_ms=message.timestamp()[1],
+        key=message.key(),
+        value=message.value(),
+        headers=tuple((name, value or b"") for name, value in message.headers() or ()),
+    )
