@@ -1,0 +1,59 @@
+"""The one place where the limiter talks to Redis: one bounded script call, repeatable without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+from typing import TYPE_CHECKING
+
+import redis
+from redis.exceptions import NoScriptError
+
+from sluicegate.errors import StateUnavailableError
+from sluicegate.limiter.booking import Batch, Quota, Reply, batch_key, decode, encode, scope_key, script_text
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+
+class BookingLink:
+    """Sends the batches of one process, one at a time.
+
+    `process_id` is unique to this object among all that share the scope: Redis remembers the last batch
+    of each, so that a batch may be sent again until it is answered.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        scope: str,
+        quota: Quota,
+        process_id: str,
+        timeout_s: float,
+    ) -> None:
+        self._client = client
+        self._keys = (scope_key(scope), batch_key(scope, process_id))
+        self._quota = quota
+        self._timeout_s = timeout_s
+        self._script = script_text()
+        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+
+    async def send(self, batch: Batch, sequence: int) -> Reply:
+        """Run the script; the same `sequence` again gives the same reply. 0 only looks.
+
+        Raises StateUnavailableError when there was no good answer within the timeout.
+        """
+        arguments = [*self._keys, *encode(batch, self._quota, sequence)]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                try:
+                    raw = await self._client.evalsha(self._sha, 2, *arguments)
+                except NoScriptError:
+                    raw = await self._client.eval(self._script, 2, *arguments)
+            return decode(raw)
+        except (redis.RedisError, OSError, TimeoutError, struct.error) as exc:
+            raise StateUnavailableError(
+                f"the limiter got no answer from Redis: {type(exc).__name__}"
+            ) from exc
