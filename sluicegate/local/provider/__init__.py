@@ -1,0 +1,41 @@
+"""A provider simulator: a real HTTP server that limits, delays, fails and keeps a record of every call.
+
+It runs as its own process (`sluicegate provider`) and prints one JSON line on stdout when it listens:
+`{"address": "http://127.0.0.1:8089", "base_url": "http://127.0.0.1:8089/v1", "port": 8089, "pid": 4711}`.
+
+- `POST /v1/chat/completions`: the OpenAI chat format; charges max(max_tokens, ceil(prompt bytes / 4)).
+- `POST /v1/messages`: the Anthropic format; charges the prompt when admitted, the output when it is given.
+- `GET /healthz`: 200 while it listens.
+- `GET /stats`: everything below. `?after=SEQUENCE`: only the calls numbered above it. `?summary=1`: without
+  `calls`, for live views.
+- `POST /faults`: one fault (see `faults.py`); 200 with what was understood, 400 with what was not.
+- `DELETE /faults`: ends every fault and cut now; limits stay as they are.
+
+`GET /stats` answers one JSON object. Times are seconds since the Unix epoch with a fraction, on a clock that
+never steps back; rates are per minute; tokens are the charge to the quota unless named otherwise.
+
+- `now`, `started_at`: times.
+- `configuration`: what holds now: `enforcement`, `requests_per_minute`, `tokens_per_minute`, `burst_s`,
+  `burst_requests`, `burst_tokens`, `latency_ms`, `jitter_ms`, `seed`.
+- `timeline`: the quota's history as periods that touch: `from`, `to` (null: still running),
+  `requests_per_minute`, `tokens_per_minute`, `burst_requests`, `burst_tokens`, `cut` (true: nothing was
+  admitted), `retry_after_s` (of a cut, else null).
+- `faults`: every fault ever asked for: `at`, `kind`, `fault` (the object as sent), `struck` (calls),
+  `active`.
+- `counts`: `calls`, `admitted`, `refused` (429s by the quota or a cut), `answered` (the whole answer was
+  written), `by_status`: `{"200": n}`.
+- `in_flight`: calls at work now.
+- `levels`: `requests` and `tokens`, each `available` and `capacity`: what may go at once, now and at most.
+- `last_10_s`: `admitted`, `refused`, `tokens`.
+- `ideal`: `started_at` (first admitted call), `last_completed_at`, `requests`, `tokens` (admitted),
+  `makespan_s`, `ideal_s` (what this timeline, cuts included, needs for these calls); null before the first.
+- `calls_dropped`: calls that are no longer kept (the newest million or so are).
+- `calls`: one object a call, by `sequence` (from 0): `received_at` (when the quota was asked), `completed_at`
+  (the last byte was handed to the network; null while running and when the connection broke), `request_id`
+  (X-Client-Request-Id as received, else ""), `identity`, `step`, `attempt` (its parts; null when it is not
+  `identity/step/attempt`), `format` ("openai" or "anthropic"), `model`, `admitted`, `status` (null: none was
+  sent), `fault` (the kind that struck it, else null), `tokens_charged`, `prompt_tokens`, `completion_tokens`.
+
+Calls that were refused with 429, and calls that an injected status or redirect struck, charge nothing.
+`ideal.py` reads `timeline` and computes what a quota admits in a span of time and needs for a set of calls.
+"""
