@@ -9,7 +9,7 @@ from typing import Any
 ClientConfig = dict[str, Any]
 
 # One record may be as large as the broker takes it; the topics' own `max.message.bytes` decides.
-_LARGEST_RECORD_BYTES = 8_000_000
+_LARGEST_RECORD_BYTES = 70_000_000
 _LINGER_MS = 5
 _FETCH_BACKOFF_MS = 20
 _FETCH_WAIT_MS = 100

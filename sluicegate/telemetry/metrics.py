@@ -41,6 +41,9 @@ class Metrics:
         self.lateness_seconds = self._histogram(
             "relay_lateness_seconds", "Release after the due time", _LATENESS_BUCKETS_S, "stream", "tier"
         )
+        self.relay_stopped = self._gauge(
+            "relay_stopped_partitions", "Partitions whose record cannot be published", "stream", "tier"
+        )
         self.waiting_in_tier = self._gauge("relay_waiting", "Records in the relay's heap", "stream", "tier")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
