@@ -1,4 +1,4 @@
-"""Running the state's Lua scripts: the one place that talks to Redis and translates its errors."""
+"""Running the state's Lua scripts: the one place that sends them to Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import redis.asyncio
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from sluicegate.errors import StateUnavailableError
+from sluicegate.state.translation import redis_errors_translated
 
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 _MOST_CONNECTIONS = 16
@@ -75,7 +75,7 @@ class ScriptRunner:
 
     async def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run several scripts in one round trip and return their replies. Raises StateUnavailableError."""
-        try:
+        with redis_errors_translated():
             async with asyncio.timeout(self._timeout_s), self._turns:
                 # redis-py leaves these two methods unannotated.
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
@@ -83,13 +83,6 @@ class ScriptRunner:
                     return await self._run_on(connection, calls)
                 finally:
                     await self._pool.release(connection)
-        except (RedisError, OSError) as exc:
-            # TimeoutError is an OSError. The text of an error reply begins with its code: READONLY, OOM.
-            code = str(exc).partition(" ")[0] if isinstance(exc, ResponseError) else ""
-            raise StateUnavailableError(
-                f"Redis did not do what it was asked ({type(exc).__name__}{code and ' ' + code}): "
-                "see `sluicegate doctor`"
-            ) from exc
 
     async def _run_on(self, connection: AbstractConnection, calls: Sequence[Call]) -> list[Any]:
         run_id = self._run_ids.get(connection)

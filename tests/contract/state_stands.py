@@ -116,7 +116,7 @@ class RedisStand:
     async def now_ms(self) -> int:
         """Return the time by the state's own clock."""
         seconds, micros = await self._client.time()
-        return seconds * 1000 + micros // 1000
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def pass_time(self, delay_ms: int) -> None:
         """Return when the clock is that much later."""

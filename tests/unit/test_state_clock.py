@@ -1,0 +1,80 @@
+"""Reckoning the server's time between two questions."""
+
+from __future__ import annotations
+
+import pytest
+import redis.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluicegate.errors import StateUnavailableError
+from sluicegate.local.redis_server import free_port
+from sluicegate.state.redis_clock import RedisClock, SyncRedisClock, TimeSample
+
+
+@given(
+    offset_us=st.integers(-(10**15), 10**15),
+    way_there_s=st.floats(0, 1),
+    way_back_s=st.floats(0, 1),
+    later_s=st.floats(0, 60),
+    drift=st.floats(-5e-5, 5e-5),
+)
+def test_the_clock_is_never_ahead_and_behind_by_the_round_trip_at_most(
+    offset_us: int, way_there_s: float, way_back_s: float, later_s: float, drift: float
+) -> None:
+    """However unequal the ways and whichever clock runs faster, nothing is released early."""
+    start_us = 2 * 10**15 + offset_us
+    sample = TimeSample(
+        asked_s=5.0,
+        heard_s=5.0 + way_there_s + way_back_s,
+        server_us=start_us + int(way_there_s * 1e6),
+    )
+    true_us = start_us + (way_there_s + way_back_s + later_s * (1 + drift)) * 1e6
+    behind_us = true_us - sample.now_us(sample.heard_s + later_s)
+    assert -1 <= behind_us <= (way_back_s + later_s * 2e-4) * 1e6 + 2
+
+
+async def test_the_clock_agrees_with_the_server(redis_client: redis.asyncio.Redis) -> None:
+    """What it says lies between the server's time before and after."""
+    clock = RedisClock(redis_client)
+    await clock.refresh()
+    seconds, micros = await redis_client.time()
+    asked_ms = clock.now_ms()
+    server_ms = seconds * 1000 + micros // 1000
+    assert asked_ms - 500 <= server_ms <= asked_ms + 500
+
+
+async def test_the_best_of_three_questions_counts() -> None:
+    """One slow answer does not make the clock late."""
+    ticks = iter([0.0, 0.9, 1.0, 1.01, 2.0, 2.5, 3.0])
+
+    class Server:
+        async def time(self) -> tuple[int, int]:
+            return (1000, 0)
+
+    # Only `time` is used of the client.
+    clock = RedisClock(Server(), monotonic=lambda: next(ticks))  # type: ignore[arg-type]
+    await clock.refresh()
+    assert clock.now_ms() == 1_000_000 + int(1990 * (1 - 1e-4))
+
+
+async def test_both_clocks_say_that_redis_is_away() -> None:
+    """Before the first answer there is no time; a failed refresh says so in our own words."""
+    port = free_port()
+    clock = RedisClock(redis.asyncio.Redis(port=port, socket_timeout=0.2), timeout_s=0.2)
+    twin = SyncRedisClock(redis.Redis(port=port, socket_timeout=0.2))
+    with pytest.raises(StateUnavailableError, match="has not been set"):
+        clock.now_ms()
+    with pytest.raises(StateUnavailableError):
+        await clock.refresh()
+    with pytest.raises(StateUnavailableError):
+        twin.refresh()
+
+
+def test_the_sync_twin_tells_the_same_time(redis_url: str) -> None:
+    """Relay and workers agree on now."""
+    with redis.Redis.from_url(redis_url, socket_timeout=2.0) as client:
+        twin = SyncRedisClock(client)
+        twin.refresh()
+        seconds, micros = client.time()
+        assert abs(twin.now_ms() - (seconds * 1000 + micros // 1000)) <= 500
