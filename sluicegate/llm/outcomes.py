@@ -20,6 +20,7 @@ class Reason(StrEnum):
     REDIRECTED = "redirected"
     CREDENTIALS = "credentials"
     MONEY = "money"
+    NOT_FOUND = "not-found"
     BAD_REQUEST = "bad-request"
     PROMPT_TOO_LARGE = "prompt-too-large"
     CONTENT_REFUSED = "content-refused"

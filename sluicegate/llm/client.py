@@ -1,0 +1,155 @@
+"""The LLM client: one HTTP call within one deadline, and a typed outcome for everything that can happen."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import aiohttp
+import httpx
+import orjson
+from httpx_aiohttp import AiohttpTransport
+
+from sluicegate.llm.api import CallRequest
+from sluicegate.llm.classify import CALL_ERRORS, read_exception, read_response
+from sluicegate.llm.outcomes import Failed, Outcome, Reason, Rejected
+from sluicegate.llm.wire import wire_format
+
+_CONNECT_TIMEOUT_S = 10.0
+_KEEP_ALIVE_S = 15.0
+_ERROR_BODY_BYTES = 64 * 1024
+_REQUEST_ID_BYTES = 512
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+
+
+class HttpLlmCaller:
+    """Makes calls of one format to one base URL; as many at once as are asked for.
+
+    `timeout_s` bounds a whole call, from the first byte sent to the last one read; `max_answer_bytes` bounds
+    what is read. Redirects are not followed, and neither proxies nor credentials are taken from the
+    environment; certificates are checked against the system's store. `api_key` is asked at every call.
+    Use it as an async context manager.
+
+    Raises ConfigurationError for an unknown format.
+    """
+
+    def __init__(
+        self,
+        format: str,
+        base_url: str,
+        *,
+        api_key: Callable[[], str | None],
+        timeout_s: float,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        wall_clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._wire = wire_format(format)
+        self._url = base_url.rstrip("/") + self._wire.path
+        self._api_key = api_key
+        self._timeout_s = timeout_s
+        self._max_answer_bytes = max_answer_bytes
+        self._wall_clock_s = wall_clock_s
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        trusted = ssl.create_default_context()
+        self._client = httpx.AsyncClient(
+            transport=AiohttpTransport(
+                verify=trusted, trust_env=False, client=lambda: _open_session(trusted)
+            ),
+            timeout=httpx.Timeout(None, connect=min(_CONNECT_TIMEOUT_S, self._timeout_s)),
+            follow_redirects=False,
+            trust_env=False,
+            # Our answers are small: uncompressed, the cap on bytes is a cap on memory too.
+            headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def call(self, request: CallRequest) -> Outcome:
+        """Send the request once and return what became of it; cancelling drops the connection."""
+        try:
+            body = orjson.dumps(self._wire.body(request))
+        except orjson.JSONEncodeError:  # half of a surrogate pair: text that no JSON can carry
+            return Rejected(reason=Reason.BAD_REQUEST)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._exchange(request, body)
+        except TimeoutError:
+            return Failed(reason=Reason.TIMEOUT, counts=True, on_the_wire=True)
+
+    async def _exchange(self, request: CallRequest, body: bytes) -> Outcome:
+        try:
+            async with self._open(request, body) as response:
+                is_answer = response.is_success
+                cap = self._max_answer_bytes if is_answer else _ERROR_BODY_BYTES
+                content = await _read_at_most(response, cap)
+                if content is None and is_answer:
+                    return Failed(
+                        reason=Reason.ANSWER_TOO_LARGE,
+                        counts=True,
+                        on_the_wire=True,
+                        http_status=response.status_code,
+                    )
+                return read_response(
+                    self._wire,
+                    request,
+                    response.status_code,
+                    response.headers,
+                    content or b"",
+                    self._wall_clock_s(),
+                )
+        except CALL_ERRORS as error:
+            return read_exception(error)
+
+    @asynccontextmanager
+    async def _open(self, request: CallRequest, body: bytes) -> AsyncIterator[httpx.Response]:
+        if self._client is None:
+            raise RuntimeError("the client is open only inside its `async with` block")
+        headers: Mapping[str, str] = {
+            "X-Client-Request-Id": _header_text(request.request_id),
+            **self._wire.headers(self._api_key()),
+        }
+        async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
+            yield response
+
+
+def _open_session(trusted: ssl.SSLContext) -> aiohttp.ClientSession:
+    # The limiter bounds how much is on the wire. The transport's own session would stop at 100 connections
+    # and keep cookies.
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trusted, limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
+
+
+async def _read_at_most(response: httpx.Response, cap_bytes: int) -> bytes | None:
+    """Return the body, or None as soon as it is known to be larger than the cap."""
+    announced = response.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > cap_bytes:
+        return None
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > cap_bytes:
+            return None
+    return bytes(content)
+
+
+def _header_text(request_id: str) -> str:
+    # Steps are named by handlers: a line break in a name must not become a header.
+    return quote(request_id, safe="/:._~-@+=, ")[:_REQUEST_ID_BYTES]
