@@ -1,4 +1,4 @@
-"""How many events a second the keyed dispatcher and the offset tracker manage when the work itself is nothing."""
+"""How many events a second the keyed dispatcher and the offset tracker manage when the work is nothing."""
 
 from __future__ import annotations
 

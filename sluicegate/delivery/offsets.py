@@ -12,12 +12,13 @@ bounded by what intake admits, however far the partition runs ahead of a stuck e
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sluicegate.delivery.done_map import (
     MAX_METADATA_BYTES,
     MAX_SPAN_OFFSETS,
     DoneMap,
+    EncodedMap,
     Refusal,
     decode,
     encode,
@@ -135,9 +136,8 @@ class OffsetTracker:
         watermark = self.watermark()
         if watermark is None:
             return None
-        encoded = encode(self._done_map(), max_bytes=self._max_metadata_bytes)
+        encoded = self._encode()
         self.truncated_maps += encoded.truncated
-        self._measure(len(encoded.text), truncated=encoded.truncated)
         return Commit(offset=watermark, metadata=encoded.text, version=self._version)
 
     def confirm(self, commit: Commit) -> None:
@@ -158,8 +158,7 @@ class OffsetTracker:
     def metadata_share(self) -> float:
         """How full the next map is, by characters or by reach; measured anew every few dozen changes."""
         if self._unmeasured_changes >= _CHANGES_PER_MEASURE:
-            encoded = encode(self._done_map(), max_bytes=self._max_metadata_bytes)
-            self._measure(len(encoded.text), truncated=encoded.truncated)
+            self._encode()
         return self._measured_share
 
     @property
@@ -167,13 +166,16 @@ class OffsetTracker:
         """Whether intake of this partition has to wait for the watermark to move."""
         return self.metadata_share >= METADATA_STOP_SHARE
 
-    def _measure(self, characters: int, *, truncated: bool) -> None:
-        reach = 0
-        if self._next is not None and self._pending:
-            reach = self._next - self._pending[0]
-        share = max(characters / self._max_metadata_bytes, reach / MAX_SPAN_OFFSETS)
-        self._measured_share = 1.0 if truncated else share
+    def _encode(self) -> EncodedMap:
+        """Write the map as of now and note how full it is."""
+        encoded = encode(self._done_map(), max_bytes=self._max_metadata_bytes)
+        reach = self._next - self._pending[0] if self._next is not None and self._pending else 0
+        if reach > MAX_SPAN_OFFSETS:
+            encoded = replace(encoded, truncated=True)
+        share = max(len(encoded.text) / self._max_metadata_bytes, reach / MAX_SPAN_OFFSETS)
+        self._measured_share = 1.0 if encoded.truncated else share
         self._unmeasured_changes = 0
+        return encoded
 
     def _done_map(self) -> DoneMap:
         base = self.watermark()
