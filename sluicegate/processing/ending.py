@@ -1,0 +1,113 @@
+"""Ending an event: claimed with its content, published, confirmed, done. Then, and only then, acked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from sluicegate.clock import Clock
+from sluicegate.delivery.dispatcher import Slot, Verdict
+from sluicegate.errors import RecordTooLargeError
+from sluicegate.processing.conclusion import STALE, Conclusion, DecisionWord, TakeAgain
+from sluicegate.processing.letters import Death, LetterReason, dead_letter, reason_of, stub_of
+from sluicegate.processing.publishing import PersistentPublisher
+from sluicegate.processing.reading import Delivered
+from sluicegate.records import OutgoingRecord
+from sluicegate.state.api import Claimed, End, EndKind, Ends, EndVerdict
+from sluicegate.state.patient import patiently
+from sluicegate.telemetry.metrics import Metrics
+from sluicegate.topics import StreamTopics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Ends events of one stream."""
+
+    topics: StreamTopics
+    ends: Ends
+    publisher: PersistentPublisher
+    clock: Clock
+    metrics: Metrics
+
+    async def die(
+        self, delivered: Delivered, gen: str, death: Death, slot: Slot[Delivered]
+    ) -> Conclusion | TakeAgain:
+        """End the event as a dead letter, unless it was given another end before."""
+        return await self.end(delivered, gen, dead_letter(delivered, death, self.clock.now_ms()), slot)
+
+    async def end(
+        self, delivered: Delivered, gen: str, end: End, slot: Slot[Delivered]
+    ) -> Conclusion | TakeAgain:
+        """End the event in this way, or in the way that an earlier claim stored."""
+        claim = await patiently(lambda: self.ends.claim(delivered.ref, gen, end))
+        match claim:
+            case Claimed(end=stored):
+                return await self.finish(delivered, gen, stored, slot)
+            case EndVerdict.ALREADY_DONE:
+                return self._stale(delivered)
+            case EndVerdict.TAKE_AGAIN:
+                return TakeAgain()
+            case EndVerdict.DONE:
+                raise AssertionError("a claim never answers that the event is done")
+            case _:
+                assert_never(claim)
+
+    async def finish(
+        self, delivered: Delivered, gen: str, end: End, slot: Slot[Delivered]
+    ) -> Conclusion | TakeAgain:
+        """Publish a claimed end and mark it done."""
+        with slot.publishing():
+            published = await self._publish(delivered, end)
+            verdict = await patiently(lambda: self.ends.finish(delivered.ref, gen, published))
+        match verdict:
+            case EndVerdict.DONE:
+                self._count(delivered, published)
+                return Conclusion(verdict=Verdict.ACK, decision=DecisionWord(published.kind.value))
+            case EndVerdict.ALREADY_DONE:
+                return self._stale(delivered)
+            case EndVerdict.TAKE_AGAIN:
+                return TakeAgain()
+            case _:
+                assert_never(verdict)
+
+    async def _publish(self, delivered: Delivered, end: End) -> End:
+        """Publish the end, or what its topic takes of it, and return what was published.
+
+        Whoever finishes the same claim later meets the same refusal and takes the same way out. A refusal
+        that is not about the record's size concerns every event: it is raised and stops the process.
+        """
+        match end.kind:
+            case EndKind.RECORDED:
+                return end
+            case EndKind.RESULT:
+                try:
+                    await self._send(delivered, self.topics.results, end)
+                    return end
+                except RecordTooLargeError:
+                    death = Death(reason=LetterReason.RESULT_TOO_LARGE.value)
+                    letter = dead_letter(delivered, death, self.clock.now_ms())
+                    return await self._publish(delivered, letter)
+            case EndKind.DEAD_LETTER:
+                try:
+                    await self._send(delivered, self.topics.dlq, end)
+                except RecordTooLargeError:
+                    await self._send(delivered, self.topics.dlq, stub_of(end))
+                return end
+            case _:
+                assert_never(end.kind)
+
+    async def _send(self, delivered: Delivered, topic: str, end: End) -> None:
+        key, value = delivered.published_key, end.value
+        if key is None and value is None:
+            value = b""  # a record needs one of the two; the reason says that it was a tombstone
+        await self.publisher.publish(OutgoingRecord(topic=topic, key=key, value=value, headers=end.headers))
+
+    def _stale(self, delivered: Delivered) -> Conclusion:
+        self.metrics.stale.labels(stream=delivered.ref.stream).inc()
+        return STALE
+
+    def _count(self, delivered: Delivered, end: End) -> None:
+        stream = delivered.ref.stream
+        self.metrics.ended.labels(stream=stream, kind=end.kind.value).inc()
+        if end.kind is EndKind.DEAD_LETTER:
+            self.metrics.dead_letters.labels(stream=stream, reason=reason_of(end.headers)).inc()

@@ -1,0 +1,32 @@
+"""The end of an event whose handler returned."""
+
+from __future__ import annotations
+
+from sluicegate.events.cloudevent import binary_headers
+from sluicegate.events.models import Result, write_model
+from sluicegate.processing.reading import Delivery
+from sluicegate.retry.headers import origin_headers
+from sluicegate.state.api import End, EndKind, HistoryEntry
+
+
+def recorded(history: tuple[HistoryEntry, ...]) -> End:
+    """Return the end of an event that has nothing to publish."""
+    return End(kind=EndKind.RECORDED, history=history)
+
+
+def result(delivery: Delivery, answer: Result, history: tuple[HistoryEntry, ...], now_ms: int) -> End:
+    """Return the result with its envelope. Its `ce_id` is the event's identity, however often it is made."""
+    headers = binary_headers(
+        id=delivery.ref.identity,
+        source=f"sluicegate/{delivery.ref.stream}",
+        type=answer.ce_type,
+        time_ms=now_ms,
+        causation_id=delivery.event_id,
+        traceparent=delivery.envelope.traceparent,
+    )
+    return End(
+        kind=EndKind.RESULT,
+        value=write_model(answer),
+        headers=(*headers, *origin_headers(delivery.ref.origin, delivery.origin_timestamp_ms)),
+        history=history,
+    )

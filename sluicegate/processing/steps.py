@@ -1,0 +1,259 @@
+"""Durable steps: a completed LLM call is not made again for the same event and step.
+
+A step is begun in the shared state, which answers with what is remembered, with who is at it, or with
+a lease that is kept alive while the step waits for quota and is on the wire. What the call comes to is
+decided here, in the middle of the handler: try again in place, or unwind the handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from sluicegate.clock import Clock
+from sluicegate.errors import CallRejectedError, StateUnavailableError
+from sluicegate.limiter.api import Ask, Blocked, Cost, Limiter, NeverFits, Permit, WaitersReleasedError
+from sluicegate.limiter.profiles import cost_of
+from sluicegate.llm.api import CallRequest, Message
+from sluicegate.llm.outcomes import Completed, Failed, Halted, Outcome, Reason, Rejected, Throttled, Usage
+from sluicegate.processing.account import Account
+from sluicegate.processing.answers import decode_answer, prompt_bytes, request_hash
+from sluicegate.processing.calling import Call, Wire
+from sluicegate.processing.context import Completion
+from sluicegate.processing.leases import LeaseKeeper
+from sluicegate.processing.pauses import Pauses
+from sluicegate.processing.progress import DeliveryProgress
+from sluicegate.processing.reading import Delivery
+from sluicegate.processing.signals import AlreadyOver, Broken, Fate, Left, MustDie, MustPark
+from sluicegate.processing.wire import WireCalls
+from sluicegate.retry.decisions import DeadLetter, Park, Progress, RetryInPlace, decide, decide_blocked
+from sluicegate.retry.policy import RetryPolicy
+from sluicegate.settings import StreamSettings
+from sluicegate.state.api import AlreadyEnded, Busy, Lease, Leased, Memo, Steps
+from sluicegate.state.patient import patiently
+from sluicegate.telemetry.metrics import Metrics
+
+# How often a step that another worker has in flight is asked for again.
+_BUSY_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPorts:
+    """What all steps of a process share. `new_id` gives random ids, `random` numbers in [0, 1)."""
+
+    steps: Steps
+    limiter: Limiter
+    wire: Wire
+    wire_calls: WireCalls
+    leases: LeaseKeeper
+    pauses: Pauses
+    clock: Clock
+    random: Callable[[], float]
+    new_id: Callable[[], str]
+    metrics: Metrics
+
+
+class EventSteps:
+    """The steps of one delivery of one event: what `ctx.llm` is behind its protocol."""
+
+    def __init__(
+        self,
+        *,
+        delivery: Delivery,
+        settings: StreamSettings,
+        policy: RetryPolicy,
+        ports: StepPorts,
+        fate: Fate,
+        account: Account,
+    ) -> None:
+        self._delivery = delivery
+        self._settings = settings
+        self._policy = policy
+        self._ports = ports
+        self._fate = fate
+        self._account = account
+        self.progress = DeliveryProgress(delivery.progress, policy)
+        self._on_wire: dict[Lease, asyncio.Task[tuple[Outcome, float]]] = {}
+        self._usage = Usage()
+        self._is_closed = False
+
+    @property
+    def usage(self) -> Usage:
+        """What all completed steps of this event took, remembered ones included."""
+        return self._usage
+
+    async def complete(
+        self,
+        *,
+        step: str,
+        system: str | None = None,
+        messages: Sequence[Message] = (),
+        user: str | None = None,
+        max_output_tokens: int | None = None,
+        json_object: bool = False,
+    ) -> Completion:
+        """Return the step's answer; the promise is `context.Llm`'s."""
+        if self._is_closed:
+            raise RuntimeError(f"step {step} was asked for after its handler had returned")
+        request = CallRequest(
+            model=self._settings.model,
+            messages=(
+                *((Message(role="system", text=system),) if system is not None else ()),
+                *messages,
+                *((Message(role="user", text=user),) if user is not None else ()),
+            ),
+            max_output_tokens=max_output_tokens or self._settings.max_output_tokens,
+            request_id="",
+            json_object=json_object,
+        )
+        wanted = _Wanted(
+            step=step,
+            request=request,
+            request_hash=request_hash(request),
+            cost=cost_of(self._ports.wire.profile, prompt_bytes(request), request.max_output_tokens),
+        )
+        self._fate.check()
+        try:
+            completion = await self._answer(wanted)
+        except WaitersReleasedError:
+            raise self._fate.decide(Left()) from None
+        except CallRejectedError:
+            raise
+        except Exception as error:
+            raise self._fate.decide(Broken(error=error)) from error
+        self._usage += completion.usage
+        return completion
+
+    async def settled(self) -> None:
+        """Return when no call of this event is on the wire any more; their answers are stored."""
+        while self._on_wire:
+            await asyncio.wait(self._on_wire.values())
+
+    def close(self) -> None:
+        """Refuse steps from now on: the handler has returned."""
+        self._is_closed = True
+
+    async def _answer(self, wanted: _Wanted) -> Completion:
+        ports = self._ports
+        lease = Lease(ref=self._delivery.ref, step=wanted.step, owner=ports.new_id())
+        is_held = True  # also while `begin` is under way: a cancelled one may have been granted
+        try:
+            while True:
+                match await patiently(lambda: ports.steps.begin(lease, wanted.request_hash)):
+                    case Memo(answer=answer):
+                        is_held = False
+                        return decode_answer(answer)
+                    case AlreadyEnded():
+                        is_held = False
+                        raise self._fate.decide(AlreadyOver())
+                    case Busy(wait_ms=wait_ms):
+                        await ports.pauses.wait(min(wait_ms / 1000, _BUSY_POLL_S))
+                    case Leased(mismatch=mismatch):
+                        self._count_mismatch(mismatch)
+                        break
+            ports.leases.hold(lease)
+            completed = await self._call_until_decided(wanted, lease)
+            is_held = False
+            return Completion(text=completed.text, model=completed.model, usage=completed.usage)
+        finally:
+            self._let_go(lease, release=is_held)
+
+    async def _call_until_decided(self, wanted: _Wanted, lease: Lease) -> Completed:
+        progress = self.progress.of_step()
+        while True:
+            self._fate.check()
+            permit = await self._permit(wanted, progress)
+            # No await between the permit and its task: from here the task settles it.
+            outcome = await self._send(wanted, lease, permit, progress.attempt + 1)
+            match outcome:
+                case Completed():
+                    return outcome
+                case Rejected(reason=reason, http_status=http_status):
+                    raise CallRejectedError(reason.value, http_status)
+                case Throttled() | Failed() | Halted():
+                    progress = await self._retry_or_unwind(outcome, progress)
+                case _:
+                    assert_never(outcome)
+
+    async def _permit(self, wanted: _Wanted, progress: Progress) -> Permit:
+        ports = self._ports
+        ask = Ask(
+            lane=self._settings.lane,
+            cost=wanted.cost,
+            origin_timestamp_ms=self._delivery.origin_timestamp_ms,
+            is_retry=self.progress.has_failed or not self._delivery.copy.is_input,
+            patience_s=self.progress.patience_s(ports.clock.now_ms()),
+        )
+        match await ports.limiter.acquire(ask):
+            case Permit() as permit:
+                self._account.waited_s += permit.waited_s
+                return permit
+            case Blocked(wait_s=wait_s):
+                now_ms = ports.clock.now_ms()
+                park = decide_blocked(wait_s, progress, self._policy, now_ms, ports.random)
+                raise self._fate.decide(MustPark(park=park, progress=progress))
+            case NeverFits():
+                raise CallRejectedError(Reason.PROMPT_TOO_LARGE.value)
+
+    async def _send(self, wanted: _Wanted, lease: Lease, permit: Permit, attempt: int) -> Outcome:
+        request_id = f"{self._delivery.ref.identity}/{wanted.step}/{attempt}"
+        request = replace(wanted.request, request_id=request_id)
+        call = Call(request=request, request_hash=wanted.request_hash, permit=permit, lease=lease)
+        task = self._ports.wire_calls.start(self._ports.wire.send(call))
+        self._on_wire[lease] = task
+        task.add_done_callback(lambda _: self._on_wire.pop(lease, None))
+        self.progress.has_called = True
+        # A cancelled event leaves the call alone: it is paid for and its answer will be wanted again.
+        outcome, seconds = await asyncio.shield(task)
+        self._account.add_call(outcome, seconds)
+        return outcome
+
+    async def _retry_or_unwind(self, outcome: Throttled | Failed | Halted, progress: Progress) -> Progress:
+        ports, now_ms = self._ports, self._ports.clock.now_ms()
+        progress = self.progress.after(progress, outcome, now_ms)
+        match decide(outcome, progress, self._policy, now_ms, ports.random):
+            case RetryInPlace(delay_s=delay_s):
+                await ports.pauses.wait(delay_s)
+                return progress
+            case Park() as park:
+                raise self._fate.decide(MustPark(park=park, progress=progress))
+            case DeadLetter() as letter:
+                raise self._fate.decide(MustDie(letter=letter))
+
+    def _let_go(self, lease: Lease, *, release: bool) -> None:
+        """End the lease now, or when the call that outlives this coroutine has ended."""
+        ports = self._ports
+        task = self._on_wire.get(lease)
+        if task is not None and not task.done():
+            task.add_done_callback(lambda done: self._let_go(lease, release=not _is_answered(done)))
+            return
+        ports.leases.drop(lease)
+        if release:
+            ports.wire_calls.start(_release(ports.steps, lease))
+
+    def _count_mismatch(self, mismatch: bool) -> None:
+        if mismatch:
+            stream = self._delivery.ref.stream
+            self._ports.metrics.repairs.labels(stream=stream, kind="step-mismatch").inc()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A step as its handler asked for it."""
+
+    step: str
+    request: CallRequest
+    request_hash: str
+    cost: Cost
+
+
+def _is_answered(task: asyncio.Task[tuple[Outcome, float]]) -> bool:
+    return not task.cancelled() and task.exception() is None and isinstance(task.result()[0], Completed)
+
+
+async def _release(steps: Steps, lease: Lease) -> None:
+    with contextlib.suppress(StateUnavailableError):  # then it ends by itself, six seconds later
+        await steps.release(lease)
