@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -47,8 +48,12 @@ class Intake:
         self._dispatcher = dispatcher
         self._paused = metrics.intake_paused.labels(rules.stream)
         self._on_fatal = on_fatal
-        self._room_freed = asyncio.Event()
         self._stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process drains."""
+        return self._stopped
 
     def stop(self) -> None:
         """Take nothing any more: the process drains."""
@@ -67,12 +72,9 @@ class Intake:
 
     async def wait_for_room(self, timeout_s: float) -> None:
         """Return when an event was finished, at the latest after the timeout."""
-        self._room_freed.clear()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._room_freed.wait()
-        except TimeoutError:
-            return
+                await self._dispatcher.room_made()
 
     async def forget(self) -> None:
         """Forget everything taken; publishes under way end (bounded)."""
@@ -109,10 +111,6 @@ class Intake:
                 size_bytes=len(record.value or b""),
                 is_due=record.topic == self._rules.due_topic,
                 payload=delivered,
-                ack=partial(self._ack, tracker.done, record.offset),
+                ack=partial(tracker.done, record.offset),
             )
         )
-
-    def _ack(self, done: Callable[[int], object], offset: int) -> None:
-        done(offset)
-        self._room_freed.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import faust
@@ -11,12 +11,11 @@ from aiokafka import errors
 from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 
-from sluicegate.errors import PublishError, PublishRefusedError
+from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.records import OutgoingRecord
 
+_TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 _REFUSALS = (
-    errors.MessageSizeTooLargeError,
-    errors.RecordListTooLargeError,
     errors.TopicAuthorizationFailedError,
     errors.ClusterAuthorizationFailedError,
     errors.InvalidTopicError,
@@ -34,7 +33,8 @@ class IdempotentProducer(driver.Producer):
 class FaustPublisher:
     """Publishes through the app's producer and returns when all in-sync replicas have the record."""
 
-    def __init__(self, app: faust.App, *, timeout_s: float) -> None:
+    def __init__(self, app: Callable[[], faust.App], *, timeout_s: float) -> None:
+        """`app` returns the running app: it is made anew when the broker is away at the start."""
         self._app = app
         self._timeout_s = timeout_s
 
@@ -43,7 +43,7 @@ class FaustPublisher:
         try:
             async with asyncio.timeout(self._timeout_s):
                 # `send` returns when the record is buffered: only its future says that it is stored.
-                confirmed = await self._app.producer.send(
+                confirmed = await self._app().producer.send(
                     record.topic, record.key, record.value, record.partition, None, list(record.headers)
                 )
                 await confirmed
@@ -55,6 +55,8 @@ class FaustPublisher:
 
 def _translate(error: BaseException, topic: str) -> PublishError:
     name = type(error).__name__
+    if isinstance(error, _TOO_LARGE):
+        return RecordTooLargeError(f"the record is larger than {topic} takes")
     if isinstance(error, _REFUSALS):
         return PublishRefusedError(f"the broker refuses records for {topic}: {name}")
     return PublishError(f"no confirmation for a record on {topic}: {name}")

@@ -32,7 +32,10 @@ class Drainable(Protocol):
     """What the runner needs of the dispatcher."""
 
     async def drain(self, timeout_s: float) -> bool:
-        """Finish what ends in time, forget the rest; False when something had to be forgotten."""
+        """Take nothing more and wait for what runs; False when not all of it ended in time."""
+
+    async def forget(self, publish_timeout_s: float) -> None:
+        """Drop what is left but publishes under way, which get the timeout."""
 
 
 class WireCalls(Protocol):
@@ -151,6 +154,7 @@ async def _stop(parts: WorkerParts, app: StreamApp) -> None:
     parts.release_waiters()
     started_at = monotonic()
     drained = await parts.dispatcher.drain(parts.drain_s)
+    await parts.dispatcher.forget(app.publish_timeout_s)
     parts.log.info("worker.drained", complete=drained, seconds=round(monotonic() - started_at, 2))
     leaving = asyncio.ensure_future(app.stop())  # commits, then leaves the group
     _, pending = await asyncio.wait([leaving], timeout=_STOP_TIMEOUT_S)

@@ -240,7 +240,7 @@ async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan
     """What was confirmed is there for another client, on the partition that was asked for."""
     gate = OpenGate()
     async with running(plan, gate) as app:
-        publisher = FaustPublisher(app, timeout_s=10)
+        publisher = FaustPublisher(lambda: app, timeout_s=10)
         await publisher.publish(
             OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=(("a", b"b"),), partition=4)
         )

@@ -1,0 +1,349 @@
+"""`sluicegate worker STREAM`: builds a worker from the settings and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import sys
+from collections.abc import Hashable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
+from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
+from sluicegate.kafka.admin import KafkaAdmin
+from sluicegate.limiter.booking import Quota
+from sluicegate.limiter.redis_limiter import RedisLimiter
+from sluicegate.llm.client import HttpLlmCaller
+from sluicegate.llm.keys import KeyFile
+from sluicegate.processing.calling import Wire
+from sluicegate.processing.handlers import load_handler
+from sluicegate.processing.leases import LeaseKeeper
+from sluicegate.processing.pauses import DrainablePauses
+from sluicegate.processing.process import EventProcessor, ProcessorPorts, StreamRules
+from sluicegate.processing.reading import Delivered, DeliveryReader
+from sluicegate.processing.steps import StepPorts
+from sluicegate.processing.wire import WireCalls
+from sluicegate.retry.policy import RetryPolicy
+from sluicegate.settings import Settings, StreamSettings, load_settings
+from sluicegate.state.keeping import Keeping
+from sluicegate.state.redis_clock import RedisClock
+from sluicegate.state.redis_state import RedisState
+from sluicegate.telemetry.health import HealthServer
+from sluicegate.telemetry.logs import configure_logs
+from sluicegate.telemetry.metrics import Metrics
+from sluicegate.topics import input_message_bytes, stream_topics
+from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
+from streams.runtime.consumer import TrackingConsumer
+from streams.runtime.embedded import hold_back_leaders_sync
+from streams.runtime.intake import Intake, IntakeRules
+from streams.runtime.liveness import Liveness
+from streams.runtime.producer import FaustPublisher
+from streams.runtime.runner import Fatal, WorkerParts, run_worker
+
+_PUBLISH_TIMEOUT_S = 60.0
+_REVOKE_TIMEOUT_S = 10.0
+_STATE_TIMEOUT_S = 2.0
+_REDIS_CONNECTIONS = 64
+_MAX_ADMITTED_BYTES = 64 * 1024 * 1024
+_ADMITTED_PER_RUNNING = 10
+_RETRY_S = 1.0
+# What headers and a retry's own may add to a record (see sluicegate.topics).
+_HEADROOM_BYTES = 128 * 1024
+
+
+def worker(stream: str, *, config: Path | None = None, embedded_broker: bool = False) -> None:
+    """Run the worker of one stream until SIGTERM.
+
+    Parameters
+    ----------
+    stream
+        The stream's name, as in [streams.NAME].
+    config
+        The configuration file.
+    embedded_broker
+        Work around what the embedded broker does differently when several workers share a stream.
+    """
+    settings = load_settings(config, os.environ)
+    settings.stream(stream)
+    configure_logs("INFO", terminal=sys.stderr.isatty(), stream=sys.stderr)
+    if embedded_broker:
+        hold_back_leaders_sync()
+    code = asyncio.run(_run(settings, stream))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of the Kafka client may outlive a stop that timed out: nothing may keep the process.
+    os._exit(code)
+
+
+async def _run(settings: Settings, stream: str) -> int:
+    async with AsyncExitStack() as stack:
+        build = _Composition(settings, stream)
+        stack.push_async_callback(build.redis.aclose)
+        await stack.enter_async_context(build.caller)
+        await stack.enter_async_context(build.health)
+        return await run_worker(build.parts, build.fatal)
+
+
+class _Composition:
+    """Every object of a worker process, built once, in the order in which they need each other."""
+
+    def __init__(self, settings: Settings, stream: str) -> None:
+        own = settings.stream(stream)
+        self.settings, self.stream, self.own = settings, stream, own
+        self.topics = stream_topics(settings, stream)
+        self.provider = settings.providers[own.provider]
+        self.policy = RetryPolicy.from_settings(settings.retry, own)
+        self.handler = load_handler(own.agent)
+        self.log = structlog.get_logger().bind(stream=stream)
+        self.metrics = Metrics()
+        self.fatal = Fatal()
+        self.redis = _redis(settings)
+        self.clock = RedisClock(self.redis)
+        self.state = RedisState(
+            self.redis,
+            group=settings.kafka.group,
+            new_gen=_new_id,
+            keeping=_keeping(settings, own),
+            timeout_s=_STATE_TIMEOUT_S,
+        )
+        self.limiter = self._limiter()
+        self.caller = HttpLlmCaller(
+            format=self.provider.format.value,
+            base_url=self.provider.base_url,
+            api_key=KeyFile(self.provider.api_key_file),
+            timeout_s=self.provider.timeout_s,
+        )
+        self.leases = LeaseKeeper(self.state, self.metrics, stream)
+        self.wire_calls = WireCalls(self.fatal.report)
+        self.pauses = DrainablePauses()
+        self.app: StreamApp | None = None
+        self.dispatcher: KeyedDispatcher[Delivered] = KeyedDispatcher(
+            self._work,
+            max_running=own.max_running,
+            max_admitted=own.max_running * _ADMITTED_PER_RUNNING,
+            max_admitted_bytes=_MAX_ADMITTED_BYTES,
+            serial=own.ordered,
+            on_crash=self.fatal.report,
+        )
+        self.processor = self._processor()
+        self.intake = self._intake()
+        self.liveness = Liveness(
+            consumer=self._consumer,
+            redis_is_up=lambda: bool(self.metrics.redis_up._value.get()),
+            is_draining=lambda: self.intake.is_stopped,
+        )
+        self.health = HealthServer(
+            host=settings.http.host,
+            port=settings.http.port,
+            port_is_fixed=settings.http_port_from_environment,
+            registry=self.metrics.registry,
+            live=self.liveness.dead,
+            ready=self.liveness.not_ready,
+        )
+        self.parts = self._parts()
+
+    def _limiter(self) -> RedisLimiter:
+        limits = self.settings.limits_for(self.own.provider, self.own.model)
+        quota = (
+            Quota()
+            if limits is None
+            else Quota(
+                requests_per_minute=limits.requests_per_minute,
+                tokens_per_minute=limits.tokens_per_minute,
+                burst_s=limits.burst_s,
+            )
+        )
+        return RedisLimiter(
+            self.redis,
+            scope=self.settings.scope_for(self.own.provider, self.own.model),
+            quota=quota,
+            metrics=self.metrics,
+            process_id=_new_id(),
+        )
+
+    def _processor(self) -> EventProcessor:
+        steps = StepPorts(
+            steps=self.state,
+            limiter=self.limiter,
+            wire=Wire(
+                caller=self.caller,
+                limiter=self.limiter,
+                profile=self.provider.profile,
+                steps=self.state,
+                clock=self.clock,
+                metrics=self.metrics,
+            ),
+            wire_calls=self.wire_calls,
+            leases=self.leases,
+            pauses=self.pauses,
+            clock=self.clock,
+            random=random.random,
+            new_id=_new_id,
+            metrics=self.metrics,
+        )
+        return EventProcessor(
+            StreamRules(
+                stream=self.stream,
+                topics=self.topics,
+                settings=self.own,
+                policy=self.policy,
+                handler=self.handler,
+            ),
+            ProcessorPorts(
+                copies=self.state,
+                ends=self.state,
+                histories=self.state,
+                steps=steps,
+                publisher=FaustPublisher(self._running_app, timeout_s=_PUBLISH_TIMEOUT_S),
+                waits_here=self._waits_here,
+                log=self._log_line,
+            ),
+        )
+
+    def _intake(self) -> Intake:
+        return Intake(
+            rules=IntakeRules(
+                stream=self.stream,
+                due_topic=self.topics.due,
+                in_place_max_s=self.policy.in_place_max_s,
+                publish_timeout_s=_REVOKE_TIMEOUT_S,
+                blocked_for_s=self.limiter.blocked_for_s,
+            ),
+            reader=DeliveryReader(
+                stream=self.stream,
+                input_topic=self.topics.input,
+                due_topic=self.topics.due,
+                model=self.handler.argument,
+                ordered=self.own.ordered,
+                max_event_bytes=self.own.max_event_bytes,
+                horizon_s=self.policy.horizon_s,
+                clock=self.clock,
+                metrics=self.metrics,
+            ),
+            dispatcher=self.dispatcher,
+            metrics=self.metrics,
+            on_fatal=self.fatal.report,
+        )
+
+    def _parts(self) -> WorkerParts:
+        return WorkerParts(
+            build_app=self._build_app,
+            services=(self.limiter.run, self.leases.run, self.clock.run, self.liveness.tick),
+            ready_to_start=self._ready_to_start,
+            stop_intake=self.intake.stop,
+            release_waiters=self._release_waiters,
+            dispatcher=self.dispatcher,
+            wire_calls=self.wire_calls,
+            drain_s=self.settings.worker.drain_s,
+            call_timeout_s=self.provider.timeout_s,
+            log=self.log,
+        )
+
+    # --- what the parts ask for while they run ----------------------------------------------------
+
+    async def _work(self, item: Item[Delivered], slot: Slot[Delivered]) -> Verdict:
+        return await self.processor.work(item, slot)
+
+    def _waits_here(self, lane: Hashable, order: int) -> bool:
+        return self.dispatcher.waits_here(lane, order)
+
+    def _log_line(self, event: str, fields: dict[str, object]) -> None:
+        self.log.info(event, **fields)
+
+    def _release_waiters(self) -> None:
+        self.limiter.release_waiters()
+        self.pauses.release()
+
+    def _running_app(self) -> StreamApp:
+        if self.app is None:
+            raise RuntimeError("nothing is published before the app was built")
+        return self.app
+
+    def _consumer(self) -> TrackingConsumer | None:
+        consumer = self.app.consumer if self.app is not None and self.app.started else None
+        return consumer if isinstance(consumer, TrackingConsumer) else None
+
+    def _build_app(self) -> StreamApp:
+        plan = AppPlan(
+            bootstrap_servers=self.settings.kafka.bootstrap_servers,
+            group=self.topics.group,
+            input_topic=self.topics.input,
+            due_topic=self.topics.due,
+            session_timeout_s=self.settings.kafka.session_timeout_s,
+            rebalance_timeout_s=max(2 * _REVOKE_TIMEOUT_S + 10, self.settings.worker.drain_s),
+            publish_timeout_s=_REVOKE_TIMEOUT_S,
+            max_request_bytes=input_message_bytes(self.own) + _HEADROOM_BYTES,
+        )
+        self.app = build_app(plan, self.intake)
+        register_agents(self.app, plan, self.intake.take)
+        return self.app
+
+    async def _ready_to_start(self) -> None:
+        """Wait for Redis's time and for Kafka, then check the topics."""
+        while True:
+            try:
+                await self.clock.refresh()
+            except StateUnavailableError as error:
+                self.log.warning("worker.redis_unreachable", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+            else:
+                break
+        admin = KafkaAdmin(self.settings.kafka.bootstrap_servers, timeout_s=5.0)
+        while True:
+            try:
+                counts = await asyncio.to_thread(admin.partition_counts)
+            except BrokerError as error:
+                self.log.warning("worker.kafka_unreachable", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+            else:
+                break
+        _check_topics(self.topics.input, (self.topics.due, *self.topics.tiers), counts)
+        for topic in (self.topics.results, self.topics.dlq):
+            if topic not in counts:
+                raise ConfigurationError(f"there is no topic {topic}: run `sluicegate topics --create`")
+
+
+def _check_topics(source: str, alike: tuple[str, ...], counts: Mapping[str, int]) -> None:
+    for topic in (source, *alike):
+        if topic not in counts:
+            raise ConfigurationError(f"there is no topic {topic}: run `sluicegate topics --create`")
+        if counts[topic] != counts[source]:
+            raise ConfigurationError(
+                f"{topic} has {counts[topic]} partitions and {source} has {counts[source]}: "
+                "tiers and due need the input's count; grow them first, then the input"
+            )
+
+
+def _redis(settings: Settings) -> redis.asyncio.Redis:
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.redis.url,
+        max_connections=_REDIS_CONNECTIONS,
+        timeout=_STATE_TIMEOUT_S,
+        socket_timeout=_STATE_TIMEOUT_S,
+        socket_connect_timeout=_STATE_TIMEOUT_S,
+        # Repeating is the caller's business, who knows what may be repeated.
+        retry=Retry(NoBackoff(), 0),
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _keeping(settings: Settings, own: StreamSettings) -> Keeping:
+    return Keeping(
+        deadline_s=own.deadline_s,
+        horizon_s=settings.retry.horizon_s,
+        dead_letter_s=settings.topics.dlq_retention_s,
+    )
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
