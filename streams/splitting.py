@@ -29,8 +29,8 @@ class Piece:
 def split(text: str, media_type: str, most_characters: int) -> tuple[Piece, ...]:
     """Return the pieces in order, each of at most `most_characters`; white space between them is dropped.
 
-    HTML becomes Markdown first, and offsets are then those of the Markdown. Takes CPU time in
-    proportion to the text: call it in a thread.
+    HTML becomes Markdown first, and offsets are then those of the Markdown; what is nested deeper than
+    a thousand elements is lost. Call it in a thread: 900 kB took up to 0.7 s.
     """
     kind = media_type.partition(";")[0].strip().lower()
     if kind in _HTML:
