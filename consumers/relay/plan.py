@@ -110,8 +110,8 @@ def tiers_of(settings: Settings) -> tuple[Tier, ...]:
 def hold(record: Record, tier: Tier, *, partitions: int | None, now_ms: int) -> Held:
     """Read a record of the tier; nothing in it is trusted.
 
-    `partitions` is how many the due topic has, None when that is not known. The horizon counts from when the record was stored, so that a clamped due time stays where it is
-    however often the record is read.
+    `partitions` is how many the due topic has, None when that is not known. The horizon counts from
+    when the record was stored, so that a clamped due time stays where it is however often it is read.
     """
     stored_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms
     retry = parse_retry_headers(record.headers, now_ms=stored_ms, horizon_s=tier.horizon_s)

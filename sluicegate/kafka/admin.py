@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
@@ -15,6 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from sluicegate.errors import BrokerError
 from sluicegate.kafka.config import asking_config
+from sluicegate.topics import TopicSpec
 
 _CLIENT_ID = "sluicegate-admin"
 _T = TypeVar("_T")
@@ -44,16 +45,6 @@ class Bounds:
     high: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WantedTopic:
-    """A topic as it should be."""
-
-    name: str
-    partitions: int
-    replication_factor: int
-    config: Mapping[str, str]
-
-
 class KafkaAdmin:
     """Asks and changes a cluster; every call is bounded by `timeout_s` and raises BrokerError beyond it."""
 
@@ -70,7 +61,7 @@ class KafkaAdmin:
             raise _broker_error("list the topics", exc) from exc
         return {name: len(topic.partitions) for name, topic in topics.items()}
 
-    def create(self, topics: Iterable[WantedTopic]) -> tuple[str, ...]:
+    def create(self, topics: Iterable[TopicSpec]) -> tuple[str, ...]:
         """Make the topics that are missing, leave the others as they are, and return the new names.
 
         The embedded broker cannot be asked for topics: there BrokerError says so.
@@ -84,9 +75,7 @@ class KafkaAdmin:
         if not missing:
             return ()
         futures = self._client.create_topics(missing, operation_timeout=self._timeout_s)
-        for name, future in futures.items():
-            self._result(future, f"create the topic {name}")
-        return tuple(futures)
+        return tuple(name for name, future in futures.items() if self._made(name, future))
 
     def delete(self, names: Collection[str]) -> None:
         """Delete topics; one that is not there is an error."""
@@ -119,6 +108,17 @@ class KafkaAdmin:
         """Return where the group stands in each partition, None where it never committed; joins nothing."""
         with _Reader(self._bootstrap_servers, group) as reader:
             return reader.committed(partitions, self._timeout_s)
+
+    def _made(self, name: str, future: Future[None]) -> bool:
+        try:
+            future.result(2 * self._timeout_s)
+        except KafkaException as exc:
+            if exc.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False  # somebody else was quicker
+            raise _broker_error(f"create the topic {name}", exc) from exc
+        except TimeoutError as exc:
+            raise _broker_error(f"create the topic {name}", exc) from exc
+        return True
 
     def _result(self, future: Future[_T], action: str) -> _T:
         try:

@@ -34,7 +34,9 @@ def asking_config(bootstrap_servers: str, *, client_id: str) -> ClientConfig:
     return {**common_config(bootstrap_servers, client_id=client_id), "log_level": 2}
 
 
-def producer_config(bootstrap_servers: str, *, client_id: str, timeout_s: float) -> ClientConfig:
+def producer_config(
+    bootstrap_servers: str, *, client_id: str, timeout_s: float, linger_ms: int = _LINGER_MS
+) -> ClientConfig:
     """Return a producer that stores each record once, on all in-sync replicas, or says within `timeout_s`.
 
     `murmur2_random` puts a key on the partition that Java's and aiokafka's producers choose.
@@ -44,7 +46,7 @@ def producer_config(bootstrap_servers: str, *, client_id: str, timeout_s: float)
         "logger": _logger(),
         "enable.idempotence": True,
         "acks": "all",
-        "linger.ms": _LINGER_MS,
+        "linger.ms": linger_ms,
         "partitioner": "murmur2_random",
         "message.max.bytes": _LARGEST_RECORD_BYTES,
         "message.timeout.ms": round(timeout_s * 1000),

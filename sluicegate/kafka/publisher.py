@@ -12,19 +12,18 @@ from typing import Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from sluicegate.errors import PublishError, PublishRefusedError
+from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.kafka.config import producer_config
 from sluicegate.records import OutgoingRecord
 
 OnDone = Callable[[PublishError | None], None]
 
 # Errors that the same record meets again, however often it is sent.
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 _REFUSED = frozenset(
     {
-        KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.INVALID_MSG,
         KafkaError.INVALID_RECORD,
-        KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.TOPIC_EXCEPTION,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -47,8 +46,12 @@ class ConfluentPublisher:
     and starts a thread that polls. `timeout_s` bounds each record's way to its confirmation.
     """
 
-    def __init__(self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0) -> None:
-        self._config = producer_config(bootstrap_servers, client_id=client_id, timeout_s=timeout_s)
+    def __init__(
+        self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0, linger_ms: int = 5
+    ) -> None:
+        self._config = producer_config(
+            bootstrap_servers, client_id=client_id, timeout_s=timeout_s, linger_ms=linger_ms
+        )
         self._timeout_s = timeout_s
         self._producer = Producer(self._config)
         self._retired: list[Producer] = []
@@ -123,7 +126,11 @@ class ConfluentPublisher:
         return tuple(outcomes)
 
     async def publish(self, record: OutgoingRecord) -> None:
-        """Raises PublishRefusedError when it never will be stored, PublishError when that is not known."""
+        """Return once the record is stored.
+
+        Raises RecordTooLargeError when its topic takes no record of this size, PublishRefusedError when it
+        never will be stored for another reason, PublishError when that is not known.
+        """
         loop = asyncio.get_running_loop()
         confirmed: asyncio.Future[None] = loop.create_future()
 
@@ -195,4 +202,6 @@ def _translated(error: KafkaError | None, topic: str) -> PublishError | None:
     if error is None:
         return None
     text = f"{topic}: {error.str()}"
+    if error.code() in _TOO_LARGE:
+        return RecordTooLargeError(text)
     return PublishRefusedError(text) if error.code() in _REFUSED else PublishError(text)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from sluicegate.errors import PublishError, PublishRefusedError
+from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.local.broker import EmbeddedBroker, Request
 from sluicegate.records import OutgoingRecord
@@ -74,7 +74,7 @@ async def test_record_too_large_for_its_topic_is_refused(
     with ConfluentPublisher(kafka, client_id="test") as publisher:
         if kafka == embedded_broker.address:
             embedded_broker.fail(Request.PRODUCE, [_MSG_SIZE_TOO_LARGE])
-        with pytest.raises(PublishRefusedError):
+        with pytest.raises(RecordTooLargeError):
             await publisher.publish(large)
         await publisher.publish(OutgoingRecord(topic=prefix, key=b"k", value=b"small"))
     (message,) = _read(kafka, prefix, 1, 1)

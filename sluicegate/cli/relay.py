@@ -1,0 +1,135 @@
+"""`sluicegate relay`: hand parked events back when they are due."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import redis
+import structlog
+
+from consumers.relay.plan import tiers_of
+from consumers.relay.relay import Relay
+from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
+from sluicegate.kafka.admin import KafkaAdmin
+from sluicegate.kafka.config import consumer_config
+from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.topic_check import missing_topics, uneven_topics
+from sluicegate.settings import Settings, load_settings
+from sluicegate.state.redis_clock import REFRESH_EVERY_S, SyncRedisClock
+from sluicegate.telemetry.metrics import Metrics
+from sluicegate.topics import relay_group
+
+_log = structlog.get_logger(__name__)
+
+_REDIS_TIMEOUT_S = 2.0
+_ASK_AGAIN_S = 1.0
+_PREFETCH_RECORDS = 500  # a quarter of a partition's window
+_PREFETCH_KBYTES = 1024
+_LINGER_MS = 1
+
+
+def relay(*, config: Path | None = None) -> int:
+    """Hand parked events back when they are due, until SIGTERM.
+
+    Parameters
+    ----------
+    config
+        Configuration file.
+
+    """
+    settings = load_settings(config, os.environ)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return _Process(settings, stopping).run()
+
+
+class _Process:
+    """One relay and the threads beside its loop: Redis's clock, health and metrics."""
+
+    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._metrics = Metrics()
+        self._redis_up = threading.Event()
+        self._relay: Relay | None = None
+        client = redis.Redis.from_url(
+            settings.redis.url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
+        )
+        self._clock = SyncRedisClock(client)
+
+    @property
+    def ready(self) -> bool:
+        """Whether Redis and Kafka answer and the relay is in its group."""
+        return self._redis_up.is_set() and self._relay is not None and self._relay.ready
+
+    def run(self) -> int:
+        """Wait for Redis and the topics, then relay until told to stop; returns the exit code."""
+        threading.Thread(target=self._keep_clock, name="clock", daemon=True).start()
+        servers = self._settings.kafka.bootstrap_servers
+        admin = KafkaAdmin(servers, timeout_s=5.0)
+        if not (self._wait_for_redis() and self._wait_for_topics(admin)):
+            return 0
+        group = relay_group(self._settings)
+        with ConfluentPublisher(servers, client_id=group, linger_ms=_LINGER_MS) as publisher:
+            self._relay = Relay(
+                tiers=tiers_of(self._settings),
+                consumer_config=consumer_config(
+                    servers,
+                    client_id=group,
+                    group=group,
+                    session_timeout_s=self._settings.kafka.session_timeout_s,
+                    prefetch_records=_PREFETCH_RECORDS,
+                    prefetch_kbytes=_PREFETCH_KBYTES,
+                ),
+                publisher=publisher,
+                clock=self._clock,
+                metrics=self._metrics,
+                partition_counts=admin.partition_counts,
+            )
+            _log.info("relay.started", group=group)
+            self._relay.run(self._stopping.is_set)
+        _log.info("relay.stopped")
+        return 0
+
+    def _keep_clock(self) -> None:
+        # In a thread of its own: a Redis that hangs must not hold up the loop, which has the time anyway.
+        while not self._stopping.is_set():
+            try:
+                self._clock.refresh()
+            except StateUnavailableError as exc:
+                if self._redis_up.is_set() or self._relay is None:
+                    _log.warning("relay.redis.away", error=str(exc))
+                self._redis_up.clear()
+                self._metrics.redis_up.set(0)
+                self._stopping.wait(_ASK_AGAIN_S)
+            else:
+                self._redis_up.set()
+                self._metrics.redis_up.set(1)
+                self._stopping.wait(REFRESH_EVERY_S)
+
+    def _wait_for_redis(self) -> bool:
+        while not self._stopping.is_set():
+            if self._redis_up.wait(_ASK_AGAIN_S):
+                return True
+        return False
+
+    def _wait_for_topics(self, admin: KafkaAdmin) -> bool:
+        """Return when every topic is there; ConfigurationError when their widths differ; False to stop."""
+        while not self._stopping.is_set():
+            try:
+                counts = admin.partition_counts()
+            except BrokerError as exc:
+                _log.warning("relay.kafka.away", error=str(exc))
+            else:
+                if uneven := uneven_topics(self._settings, counts):
+                    raise ConfigurationError(uneven[0])
+                missing = missing_topics(self._settings, counts)
+                if not missing:
+                    return True
+                _log.warning("relay.topics.missing", first=missing[0], count=len(missing))
+            self._stopping.wait(_ASK_AGAIN_S)
+        return False
