@@ -40,16 +40,17 @@ def cost_of(profile: Profile | str, prompt_bytes: int, max_output_tokens: int) -
 def actual_cost(profile: Profile | str, reserved: Cost, usage: Usage | None) -> Cost | None:
     """Return what to settle: None keeps the reservation. `usage` is None when the call gave no answer.
 
-    Input read from the cache is not counted (Anthropic, for most models; a generic server that reports
-    it is taken to do the same).
+    Anthropic does not count input read from its cache (most models); `usage.input_tokens` includes it.
     """
     match Profile(profile):
         case Profile.OPENAI | Profile.AZURE:
             return None
-        case Profile.ANTHROPIC | Profile.GENERIC:
+        case Profile.ANTHROPIC:
             if usage is None:
                 return None
-            uncached = max(0, usage.input_tokens - usage.cached_input_tokens)
-            return Cost(requests=reserved.requests, tokens=uncached + usage.output_tokens)
+            uncached_tokens = max(0, usage.input_tokens - usage.cached_input_tokens)
+            return Cost(requests=reserved.requests, tokens=uncached_tokens + usage.output_tokens)
+        case Profile.GENERIC:
+            return None if usage is None else Cost(requests=reserved.requests, tokens=usage.total_tokens)
         case other:
             assert_never(other)
