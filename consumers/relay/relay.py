@@ -21,7 +21,7 @@ from consumers.relay.held_partition import Entry, HeldPartition, InHand, Window
 from consumers.relay.observing import Observer
 from consumers.relay.plan import Moved, Tier, hold, move
 from sluicegate.clock import Clock
-from sluicegate.delivery.due_queue import DueQueue
+from sluicegate.delivery.due_queue import DueEntry, DueQueue
 from sluicegate.delivery.offsets import Commit
 from sluicegate.errors import BrokerError, PublishError
 from sluicegate.kafka.admin import Partition
@@ -175,7 +175,7 @@ class Relay:
         counts = self._counts.get(owner.tier.due_topic)
         held = hold(record, owner.tier, partitions=counts, now_ms=self._clock.now_ms())
         self._observer.mended(held)
-        entry = Entry(
+        entry = DueEntry(
             due_ms=held.wake_at_ms,
             partition=place,
             offset=record.offset,
