@@ -31,5 +31,5 @@ def test_a_named_file_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPa
     """A typo in the variable never falls back to the defaults in silence."""
     monkeypatch.setenv("SLUICEGATE_CONFIG", "/nowhere/sluicegate.toml")
 
-    with pytest.raises(ConfigurationError, match="/nowhere/sluicegate.toml"):
+    with pytest.raises(ConfigurationError, match=r"/nowhere/sluicegate\.toml"):
         command_settings(None)
