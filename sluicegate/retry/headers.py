@@ -115,20 +115,19 @@ def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> R
     copy_id = reader.text(_COPY, _COPY_ID)
     if topic is None or partition is None or offset is None or copy_id is None or copy_id == INPUT_COPY:
         return None
-    status = reader.number(_STATUS, 100, 599)
     return RetryHeaders(
         origin=Origin(topic=topic, partition=partition, offset=offset),
-        origin_timestamp_ms=reader.past_ms(_ORIGIN_TIMESTAMP, now_ms, missing_is_odd=True) or 0,
+        origin_timestamp_ms=reader.origin_timestamp_ms(now_ms),
         copy=Copy(id=copy_id, replaces=reader.text(_REPLACES, _COPY_ID)),
         due_at_ms=reader.due_at_ms(now_ms, horizon_s),
         attempt=reader.number(_ATTEMPT, 1, _MOST_COUNT) or 1,
         counted_failures=reader.number(_COUNTED, 0, _MOST_COUNT) or 0,
         deferrals=reader.number(_DEFERRALS, 0, _MOST_COUNT) or 0,
         tier=reader.number(_TIER, 1, _MOST_TIERS),
-        first_failed_at_ms=reader.past_ms(_FIRST_FAILED, now_ms, missing_is_odd=False),
+        first_failed_at_ms=reader.first_failed_at_ms(now_ms),
         source=reader.source(),
         reason=reader.text(_REASON, _WORD),
-        http_status=status,
+        http_status=reader.number(_STATUS, 100, 599),
         replay_id=reader.text(_REPLAY_ID, _ID),
         replay_count=reader.number(_REPLAY_COUNT, 0, _MOST_COUNT) or 0,
         repaired=tuple(sorted(reader.repaired)),
@@ -215,15 +214,20 @@ class _Reader:
             return None
         return number
 
-    def past_ms(self, name: str, now_ms: int, *, missing_is_odd: bool) -> int | None:
-        """A moment that has been: one in the future would let an event outrun its deadline."""
-        if name not in self._values and not missing_is_odd:
-            return None
-        value = self.number(name, 0, _MOST_MS)
-        if value is None or value > now_ms:
-            self.repaired.add(name)
+    def origin_timestamp_ms(self, now_ms: int) -> int:
+        """Unchanged even when it lies ahead: it is the publisher's clock, and only orders events."""
+        value = self.number(_ORIGIN_TIMESTAMP, 0, _MOST_MS)
+        if value is None:
+            self.repaired.add(_ORIGIN_TIMESTAMP)
             return now_ms
         return value
+
+    def first_failed_at_ms(self, now_ms: int) -> int | None:
+        """A moment ahead would let an event outrun its deadline, so it and an unreadable one become now."""
+        if _FIRST_FAILED not in self._values:
+            return None
+        value = self.number(_FIRST_FAILED, 0, now_ms)
+        return now_ms if value is None else value
 
     def due_at_ms(self, now_ms: int, horizon_s: float) -> int:
         value = self.number(_DUE_AT, 0, _MOST_OFFSETS)

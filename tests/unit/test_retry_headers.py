@@ -50,7 +50,7 @@ sound = st.builds(
         partition=st.integers(0, 2**31 - 1),
         offset=st.integers(0, 2**63 - 1),
     ),
-    origin_timestamp_ms=past_ms,
+    origin_timestamp_ms=st.integers(0, 10**15),
     copy=st.builds(Copy, id=copy_ids, replaces=st.none() | st.just("input") | copy_ids),
     due_at_ms=st.integers(0, NOW_MS + int(HORIZON_S) * 1000),
     attempt=st.integers(1, 10**6),
@@ -119,7 +119,7 @@ def test_hostile_headers_never_crash_nor_leave_their_bounds(
     if parsed is None:
         return
     assert 0 <= parsed.due_at_ms <= NOW_MS + HORIZON_S * 1000
-    assert 0 <= parsed.origin_timestamp_ms <= NOW_MS
+    assert 0 <= parsed.origin_timestamp_ms <= 10**15
     assert parsed.first_failed_at_ms is None or 0 <= parsed.first_failed_at_ms <= NOW_MS
     assert 1 <= parsed.attempt <= 10**6
     assert parsed.http_status is None or 100 <= parsed.http_status <= 599
@@ -193,12 +193,22 @@ def test_of_a_duplicated_header_the_last_counts_and_is_reported() -> None:
     assert (retry.attempt, retry.repaired) == (4, ("retry-attempt",))
 
 
-@pytest.mark.parametrize("name", ["retry-first-failed-at-ms", "retry-origin-timestamp-ms"])
-def test_a_past_moment_in_the_future_becomes_now(name: str) -> None:
-    """An event cannot outrun its deadline by saying that it has not failed yet."""
-    retry = parsed_with(name, str(NOW_MS + 1).encode())
-    assert NOW_MS in (retry.first_failed_at_ms, retry.origin_timestamp_ms)
-    assert retry.repaired == (name,)
+@pytest.mark.parametrize("value", [str(NOW_MS + 1).encode(), b"-1", b"long ago"])
+def test_an_event_cannot_outrun_its_deadline(value: bytes) -> None:
+    """A first failure that is ahead of us, or unreadable, was now."""
+    retry = parsed_with("retry-first-failed-at-ms", value)
+    assert (retry.first_failed_at_ms, retry.repaired) == (NOW_MS, ("retry-first-failed-at-ms",))
+    at_the_edge = parsed_with("retry-first-failed-at-ms", str(NOW_MS).encode())
+    assert (at_the_edge.first_failed_at_ms, at_the_edge.repaired) == (NOW_MS, ())
+
+
+def test_the_publishers_clock_is_carried_on_as_it_was() -> None:
+    """A publisher whose clock is ahead is not corrected at every hop; only what is unreadable is now."""
+    ahead = parsed_with("retry-origin-timestamp-ms", str(NOW_MS + 90_000).encode())
+    assert (ahead.origin_timestamp_ms, ahead.repaired) == (NOW_MS + 90_000, ())
+    for values in ([], [b"-1"], [b"1" * 17]):
+        lost = parsed_with("retry-origin-timestamp-ms", *values)
+        assert (lost.origin_timestamp_ms, lost.repaired) == (NOW_MS, ("retry-origin-timestamp-ms",))
 
 
 @pytest.mark.parametrize(
