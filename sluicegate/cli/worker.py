@@ -17,13 +17,15 @@ import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from sluicegate.cli.configuration import command_settings
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
+from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.limiter.booking import Quota
 from sluicegate.limiter.redis_limiter import RedisLimiter
+from sluicegate.llm.api_key import ApiKeyFile
 from sluicegate.llm.client import HttpLlmCaller
-from sluicegate.llm.keys import KeyFile
 from sluicegate.processing.calling import Wire
 from sluicegate.processing.handlers import load_handler
 from sluicegate.processing.leases import LeaseKeeper
@@ -33,14 +35,14 @@ from sluicegate.processing.reading import Delivered, DeliveryReader
 from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.retry.policy import RetryPolicy
-from sluicegate.settings import Settings, StreamSettings, load_settings
+from sluicegate.settings import Settings, StreamSettings
 from sluicegate.state.keeping import Keeping
 from sluicegate.state.redis_clock import RedisClock
 from sluicegate.state.redis_state import RedisState
 from sluicegate.telemetry.health import HealthServer
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
-from sluicegate.topics import input_message_bytes, stream_topics
+from sluicegate.topics import audit_topic, input_message_bytes, stream_topics
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
@@ -72,7 +74,7 @@ def worker(stream: str, *, config: Path | None = None, embedded_broker: bool = F
     embedded_broker
         Work around what the embedded broker does differently when several workers share a stream.
     """
-    settings = load_settings(config, os.environ)
+    settings = command_settings(config)
     settings.stream(stream)
     configure_logs("INFO", terminal=sys.stderr.isatty(), stream=sys.stderr)
     if embedded_broker:
@@ -118,9 +120,9 @@ class _Composition:
         )
         self.limiter = self._limiter()
         self.caller = HttpLlmCaller(
-            format=self.provider.format.value,
-            base_url=self.provider.base_url,
-            api_key=KeyFile(self.provider.api_key_file),
+            self.provider.format.value,
+            self.provider.base_url,
+            api_key=ApiKeyFile(key_file) if (key_file := self.provider.api_key_file) else lambda: None,
             timeout_s=self.provider.timeout_s,
         )
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
@@ -289,39 +291,34 @@ class _Composition:
         return self.app
 
     async def _ready_to_start(self) -> None:
-        """Wait for Redis's time and for Kafka, then check the topics."""
+        """Wait for Redis's time, for Kafka and for the stream's topics."""
         while True:
             try:
                 await self.clock.refresh()
+                break
             except StateUnavailableError as error:
                 self.log.warning("worker.redis_unreachable", error=str(error))
-                await asyncio.sleep(_RETRY_S)
-            else:
-                break
+            await asyncio.sleep(_RETRY_S)
         admin = KafkaAdmin(self.settings.kafka.bootstrap_servers, timeout_s=5.0)
         while True:
             try:
-                counts = await asyncio.to_thread(admin.partition_counts)
+                missing = _missing(
+                    self.settings, self.stream, await asyncio.to_thread(admin.partition_counts)
+                )
+                if not missing:
+                    break
+                self.log.warning("worker.topics_missing", first=missing[0], count=len(missing))
             except BrokerError as error:
                 self.log.warning("worker.kafka_unreachable", error=str(error))
-                await asyncio.sleep(_RETRY_S)
-            else:
-                break
-        _check_topics(self.topics.input, (self.topics.due, *self.topics.tiers), counts)
-        for topic in (self.topics.results, self.topics.dlq):
-            if topic not in counts:
-                raise ConfigurationError(f"there is no topic {topic}: run `sluicegate topics --create`")
+            await asyncio.sleep(_RETRY_S)
 
 
-def _check_topics(source: str, alike: tuple[str, ...], counts: Mapping[str, int]) -> None:
-    for topic in (source, *alike):
-        if topic not in counts:
-            raise ConfigurationError(f"there is no topic {topic}: run `sluicegate topics --create`")
-        if counts[topic] != counts[source]:
-            raise ConfigurationError(
-                f"{topic} has {counts[topic]} partitions and {source} has {counts[source]}: "
-                "tiers and due need the input's count; grow them first, then the input"
-            )
+def _missing(settings: Settings, stream: str, counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the stream's topics that are not there; ConfigurationError when their widths differ."""
+    alone = settings.model_copy(update={"streams": {stream: settings.stream(stream)}})
+    if uneven := uneven_topics(alone, counts):
+        raise ConfigurationError(uneven[0])
+    return tuple(name for name in missing_topics(alone, counts) if name != audit_topic(settings))
 
 
 def _redis(settings: Settings) -> redis.asyncio.Redis:

@@ -168,7 +168,7 @@ class Deployment:
         provider = self._start([*arguments, *self._provider_arguments])
         assert provider.process.stdout is not None
         line = json.loads(provider.process.stdout.readline())
-        self.provider_url = str(line["url"]) if "url" in line else f"http://{line['host']}:{line['port']}"
+        self.provider_url = str(line["address"])
 
     def _write_config(self) -> None:
         tables: dict[str, dict[str, Any]] = {

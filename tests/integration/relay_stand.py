@@ -19,8 +19,10 @@ from sluicegate.kafka.reading import record_of
 from sluicegate.records import Origin, OutgoingRecord, Record
 from sluicegate.retry.headers import RetryHeaders, RetrySource, with_retry_headers
 from sluicegate.state.api import Copy
+from tests.waiting import wait_until_sync
 
 TIERS_S = (2.0, 6.0)
+_START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 30.0
 
 
@@ -65,7 +67,8 @@ class RelayStand:
         make_topics(dict.fromkeys(internal, partitions) | {f"{prefix}.audit": 1})
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start one more relay process."""
+        """Start one more relay process and return when it has its partitions."""
+        assigned = self.log().count("relay.assigned")
         sections: Mapping[str, str] = {
             "KAFKA__BOOTSTRAP_SERVERS": self.kafka,
             "KAFKA__GROUP": self.prefix,
@@ -88,11 +91,17 @@ class RelayStand:
                 cwd=self._folder,
             )
         self._processes.append(process)
+        wait_until_sync(
+            lambda: self.log().count("relay.assigned") > assigned or process.poll() is not None,
+            timeout_s=_START_TIMEOUT_S,
+            what="the relay's first assignment",
+        )
         return process
 
     def log(self) -> str:
         """Return what the relays have written."""
-        return (self._folder / "relay.log").read_text(errors="replace")
+        path = self._folder / "relay.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def park(self, events: Sequence[Parked]) -> dict[str, int]:
         """Put the events into their tiers; returns each copy's due time in ms."""

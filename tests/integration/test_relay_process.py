@@ -154,6 +154,7 @@ def test_two_relays_share_the_tiers(stand: RelayStand) -> None:
     stand.park([Parked(copy="1-first", due_in_ms=200)])
     stand.read(stand.due, until=lambda records: len(records) >= 1)
     stand.start()
+    # The first relay gives all back and takes its half: the group is whole when both have theirs.
     wait_until_sync(lambda: stand.log().count("relay.assigned") >= 3, timeout_s=20, what="both assigned")
     events = [Parked(copy=f"1-{index}", due_in_ms=300, partition=index % 2) for index in range(10)]
     due = stand.park(events)
