@@ -169,7 +169,8 @@ def _retry(
     attempt, header_s = progress.attempt, outcome.retry_after_s
     source = RetrySource.BACKOFF
     in_place_s = in_place_delay_s(attempt, policy, random)
-    if header_s is None:
+    # "Retry at once" from a provider that just refused is no account of anything: the backoff grows.
+    if header_s is None or header_s <= 0:
         if _fits_in_place(in_place_s, progress, policy, now_ms):
             return _in_place(in_place_s, outcome, progress, policy, now_ms)
         return _park(tier_delay_s(attempt, policy, random), source, outcome, progress, policy, now_ms)

@@ -215,6 +215,16 @@ def test_a_short_retry_after_is_waited_for_in_place() -> None:
     assert decide(outcome, first(outcome), POLICY, NOW_MS, always(0.5)) == RetryInPlace(delay_s=2.5)
 
 
+@pytest.mark.parametrize("header_s", [0.0, -5.0])
+def test_a_retry_after_of_nothing_is_no_hot_loop(header_s: float) -> None:
+    """A 429 that says 'at once' a hundred times over waits as long as one that says nothing."""
+    outcome = replace(THROTTLED, retry_after_s=header_s)
+    progress = later(outcome, attempt=12)
+    assert decide(outcome, progress, POLICY, NOW_MS, always(0.5)) == decide(
+        THROTTLED, progress, POLICY, NOW_MS, always(0.5)
+    )
+
+
 @pytest.mark.parametrize(
     ("attempt", "source", "due_s"), [(1, RetrySource.RETRY_AFTER, 105.0), (12, RetrySource.BACKOFF, 1536.0)]
 )
@@ -260,7 +270,7 @@ def test_every_decision_agrees_with_the_rules(
     progress = before.after(outcome, POLICY, NOW_MS)
     decision = decide(outcome, progress, POLICY, NOW_MS, always(draw))
     ceiling_s = backoff_ceiling_s(progress.attempt, POLICY)
-    asked_s = getattr(outcome, "retry_after_s", None)
+    asked_s = getattr(outcome, "retry_after_s", None) or None  # a header of 0 is none
     kept_s = min(asked_s or 0.0, POLICY.horizon_s * 0.9)
     match decision:
         case RetryInPlace(delay_s=delay_s):
