@@ -1,0 +1,73 @@
+"""`sluicegate provider`: the provider simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from typing import Literal
+
+from sluicegate.local.provider.quota import Enforcement, Limits
+from sluicegate.local.provider.server import serve
+from sluicegate.local.provider.simulator import Configuration
+
+_WRONG_USAGE = 2
+
+
+def provider(
+    *,
+    port: int = 8089,
+    host: str = "127.0.0.1",
+    requests_per_minute: float = 3000,
+    tokens_per_minute: float = 250_000,
+    enforcement: Literal["bucket", "slice", "fixed", "log"] = "bucket",
+    burst_s: float = 0.2,
+    latency_ms: float = 100,
+    jitter_ms: float = 0,
+    seed: int = 0,
+) -> int:
+    """Run the provider simulator: a real HTTP server that enforces limits.
+
+    Prints one JSON line with its address when it listens. GET /stats has every call, POST /faults
+    breaks things.
+
+    Parameters
+    ----------
+    port
+        Port to listen on; 0 takes a free one.
+    host
+        Address to listen on.
+    requests_per_minute
+        Requests that are admitted per minute.
+    tokens_per_minute
+        Tokens that are admitted per minute.
+    enforcement
+        How: a continuous bucket, or slices of one second. (fixed and log are not in this version.)
+    burst_s
+        Seconds of the rate that a bucket admits at once; at least one request and 4096 tokens.
+    latency_ms
+        Time that each answer takes.
+    jitter_ms
+        Up to this much more, at random.
+    seed
+        Seed of the jitter and of the faults that strike a share of the calls.
+    """
+    if enforcement not in set(Enforcement):
+        return _wrong(f"--enforcement {enforcement} is not in this version: take bucket or slice")
+    numbers = (requests_per_minute, tokens_per_minute, burst_s, latency_ms, jitter_ms)
+    if not all(map(math.isfinite, numbers)) or min(numbers[:3]) <= 0 or min(numbers[3:]) < 0:
+        return _wrong("limits and --burst-s must be above 0, --latency-ms and --jitter-ms at least 0")
+    limits = Limits(
+        enforcement=Enforcement(enforcement),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        burst_s=burst_s,
+    )
+    configuration = Configuration(limits=limits, latency_ms=latency_ms, jitter_ms=jitter_ms, seed=seed)
+    asyncio.run(serve(configuration, host=host, port=port))
+    return 0
+
+
+def _wrong(message: str) -> int:
+    sys.stderr.write(f"sluicegate provider: {message}\n")
+    return _WRONG_USAGE
