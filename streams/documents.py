@@ -1,4 +1,4 @@
-"""Indexes documents: every piece is summarised and tagged in a step of its own, and a last step joins them."""
+"""Indexes documents: each piece is summarised and tagged in a step of its own, and a last one joins them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ async def _ask(step: str, system: str, user: str, ctx: Context) -> _Entry:
             system=system,
             messages=(
                 Message(role="user", text=user),
-                Message(role="assistant", text=first.text),
+                # A blank one is left out: providers refuse messages without text.
+                *((Message(role="assistant", text=first.text),) if first.text.strip() else ()),
                 Message(role="user", text=prompt("documents_repair")),
             ),
             json_object=True,

@@ -37,7 +37,7 @@ class Wire:
 
     caller: LlmCaller
     limiter: Limiter
-    profile: Profile
+    profile: Profile | str
     steps: Steps
     clock: Clock
     metrics: Metrics

@@ -8,7 +8,7 @@ from enum import StrEnum
 from sluicegate.errors import CallRejectedError
 from sluicegate.processing.reading import BadDelivery, Delivered
 from sluicegate.records import Headers
-from sluicegate.retry.decisions import DeadLetter
+from sluicegate.retry.decisions import DeadLetter, Progress
 from sluicegate.retry.headers import RetryHeaders, with_retry_headers
 from sluicegate.state.api import End, EndKind
 
@@ -41,7 +41,7 @@ class Death:
     """Why an event ends without a result. Every field comes from a closed set or from our own code.
 
     `cause` is the last call's reason where `reason` generalises it; `error_type` is the name of an
-    exception's class, never its text, which may quote a prompt.
+    exception's class, never its text, which may quote a prompt. `progress` counts the last call, too.
     """
 
     reason: str
@@ -49,12 +49,13 @@ class Death:
     http_status: int | None = None
     error_type: str | None = None
     where: str | None = None
+    progress: Progress | None = None
 
 
-def death_by_decision(letter: DeadLetter) -> Death:
+def death_by_decision(letter: DeadLetter, progress: Progress) -> Death:
     """Translate what the retry decisions said."""
     cause = letter.cause.value if letter.cause is not None else None
-    return Death(reason=letter.reason.value, cause=cause, http_status=letter.http_status)
+    return Death(reason=letter.reason.value, cause=cause, http_status=letter.http_status, progress=progress)
 
 
 def death_by_bytes(bad: BadDelivery) -> Death:
@@ -136,17 +137,18 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def _last_headers(delivered: Delivered, death: Death, now_ms: int) -> RetryHeaders:
+    """Return what a copy's headers would be, with the number of the last call for the next one's."""
     before = delivered.retry
-    calls = delivered.attempt
+    progress = death.progress or Progress.of_delivery(before, None)
     return RetryHeaders(
         origin=delivered.ref.origin,
         origin_timestamp_ms=delivered.origin_timestamp_ms,
         copy=delivered.copy,
         due_at_ms=now_ms,
-        attempt=calls,
-        counted_failures=before.counted_failures if before is not None else 0,
+        attempt=death.progress.attempt if death.progress is not None else delivered.attempt,
+        counted_failures=progress.counted_failures,
         deferrals=delivered.deferrals,
-        first_failed_at_ms=before.first_failed_at_ms if before is not None else None,
+        first_failed_at_ms=progress.first_failed_at_ms,
         reason=death.cause or (before.reason if before is not None else None),
         http_status=death.http_status,
         replay_id=before.replay_id if before is not None else None,

@@ -222,8 +222,8 @@ class EventProcessor:
                 return await self._park(
                     delivered, gen, park, progress, slot, account, has_called=steps.progress.has_called
                 )
-            case MustDie(letter=letter):
-                return await self._die(delivered, gen, death_by_decision(letter), slot, account)
+            case MustDie(letter=letter, progress=progress):
+                return await self._die(delivered, gen, death_by_decision(letter, progress), slot, account)
             case Death() as death:
                 return await self._die(delivered, gen, death, slot, account)
             case End() as end:

@@ -22,9 +22,10 @@ class MustPark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MustDie:
-    """The event ends without a result."""
+    """The event ends without a result; `progress` is that of the step which ended it."""
 
     letter: DeadLetter
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,7 +221,7 @@ class EventSteps:
             case Park() as park:
                 raise self._fate.decide(MustPark(park=park, progress=progress))
             case DeadLetter() as letter:
-                raise self._fate.decide(MustDie(letter=letter))
+                raise self._fate.decide(MustDie(letter=letter, progress=progress))
 
     def _let_go(self, lease: Lease, *, release: bool) -> None:
         """End the lease now, or when the call that outlives this coroutine has ended."""
