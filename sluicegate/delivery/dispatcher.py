@@ -103,7 +103,7 @@ class KeyedDispatcher(Generic[T]):
 
     def _start_epoch(self) -> None:
         self._lanes: Lanes[T] = Lanes(serial=self._serial)
-        self._running: set[Slot[T]] = set()
+        self._running: dict[Slot[T], None] = {}  # in the order of their start, so that runs can be replayed
         self._shut: set[Hashable] = set()
         # By [False] input and [True] due.
         self._running_of = [0, 0]
@@ -216,7 +216,7 @@ class KeyedDispatcher(Generic[T]):
             if item is None:
                 return
             slot = Slot(item)
-            self._running.add(slot)
+            self._running[slot] = None
             self._running_of[item.is_due] += 1
             self._quiet.clear()
             task = asyncio.get_running_loop().create_task(self._run(slot))
@@ -280,7 +280,7 @@ class KeyedDispatcher(Generic[T]):
         self._unadmit(slot.item)
 
     def _free(self, slot: Slot[T]) -> None:
-        self._running.discard(slot)
+        del self._running[slot]
         self._running_of[slot.item.is_due] -= 1
         if not self._running:
             self._quiet.set()
