@@ -68,18 +68,28 @@ def read_event(record: Record, *, max_event_bytes: int) -> CloudEvent:
 
 
 def binary_headers(
-    *, id: str, source: str, type: str, time_ms: int, causation_id: str, traceparent: str | None = None
+    *,
+    id: str,
+    source: str,
+    type: str,
+    time_ms: int,
+    causation_id: str | None = None,
+    traceparent: str | None = None,
 ) -> Headers:
-    """Return the headers of an event that we publish in binary mode with a JSON value."""
+    """Return the headers of an event that we publish in binary mode with a JSON value.
+
+    `causation_id` is the id of the event that this one answers; None where it answers none.
+    """
     texts = {
         "ce_specversion": _SPEC_VERSION,
         "ce_id": id,
         "ce_source": source,
         "ce_type": type,
         "ce_time": format_rfc3339(time_ms),
-        "ce_causationid": causation_id,
         _CONTENT_TYPE: "application/json",
     }
+    if causation_id is not None:
+        texts["ce_causationid"] = causation_id
     if traceparent is not None:
         texts[_TRACEPARENT] = traceparent
     return tuple((name, text.encode("utf-8")) for name, text in texts.items())
