@@ -8,7 +8,7 @@
 --          tokens (of a request: the booking that it confirms, 0 = none)
 -- Reply    '<3d' now, generation, blocked_until; then for each request '<4d' verdict (0 booked, 1 confirmed,
 --          2 retry, 3 never), dimension (0 none, 1 requests, 2 tokens, 3 block), wait, number
--- All times are integers in us since 2025-01-01: exact in a double, but not in an integer reply's 32-bit kin.
+-- All times are integers in us since 2025-01-01: exact in a double.
 local VERSION, GUARD, WINDOW, BACKWARDS = 1, 2000000, 60000000, 10000000
 local KEEP_MS, KEEP_BATCH_MS = 86400000, 3600000
 local pack, unpack, ceil, max, min = struct.pack, struct.unpack, math.ceil, math.max, math.min
@@ -36,7 +36,7 @@ if raw then
   if run ~= run_id or last - clock > BACKWARDS then
     -- A restart or failover, perhaps with a clock of its own: keep the debts, trust no booking.
     local back = max(0, last - clock)
-    generation, newest, dirty = now, 0, true
+    generation, newest, dirty = max(now, generation + 1), 0, true
     blocked = max(blocked - back, now + GUARD)
     tat1 = max(tat1 - back, now + GUARD + burst)
     tat2 = max(tat2 - back, now + GUARD + burst)

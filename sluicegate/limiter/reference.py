@@ -86,7 +86,7 @@ class _Scope:
         return cls(
             quota=quota,
             now_us=clock_us,
-            generation=clock_us,
+            generation=max(clock_us, state.generation + 1) if state is not None else clock_us,
             newest=0,
             blocked_us=max(state.blocked_until_us - back_us if state is not None else 0, guarded_us),
             tats_us=[max(debt - back_us, guarded_us + quota.burst_us) for debt in debts_us],

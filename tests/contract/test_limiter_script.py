@@ -186,6 +186,27 @@ async def test_another_type_under_the_key_is_an_empty_scope(redis_client: redis.
     await read_scope(redis_client)
 
 
+@pytest.mark.parametrize(("ahead_s", "is_fresh"), [(5, False), (25, True)])
+async def test_redis_stepping_back_stands_still_or_starts_afresh(
+    redis_client: redis.asyncio.Redis, ahead_s: int, is_fresh: bool
+) -> None:
+    """A few seconds are waited out at the last time seen; a far jump is a new start, not a long halt."""
+    last_us = await redis_now_us(redis_client) + ahead_s * _SECOND_US
+    state = ScopeState(
+        run_id=await redis_run_id(redis_client),
+        generation=1,
+        newest=0,
+        last_now_us=last_us,
+        blocked_until_us=0,
+        tats_us=(0, 0),
+    )
+    await store_scope(redis_client, "main", state)
+    reply = await _link(redis_client, Quota(requests_per_minute=60)).send(Batch(), 0)
+    assert (reply.now_us == last_us) is not is_fresh
+    assert (reply.generation != 1) is is_fresh
+    assert (reply.blocked_until_us > reply.now_us) is is_fresh
+
+
 async def test_the_key_outlives_the_farthest_booking(redis_client: redis.asyncio.Redis) -> None:
     """A block of two days keeps the scope for longer than that; a batch's memory goes in an hour."""
     await open_scope(redis_client)
