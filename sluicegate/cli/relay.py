@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -12,13 +12,16 @@ import structlog
 
 from consumers.relay.plan import tiers_of
 from consumers.relay.relay import Relay
+from sluicegate.cli.configuration import command_settings
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
-from sluicegate.settings import Settings, load_settings
+from sluicegate.settings import Settings
 from sluicegate.state.redis_clock import REFRESH_EVERY_S, SyncRedisClock
+from sluicegate.telemetry.health import HealthServer, HealthThread
+from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
 from sluicegate.topics import relay_group
 
@@ -29,6 +32,7 @@ _ASK_AGAIN_S = 1.0
 _PREFETCH_RECORDS = 500  # a quarter of a partition's window
 _PREFETCH_KBYTES = 1024
 _LINGER_MS = 1
+_LONGEST_TURN_S = 60.0  # above what a rebalance may take: settling, and questions asked three times
 
 
 def relay(*, config: Path | None = None) -> int:
@@ -40,7 +44,8 @@ def relay(*, config: Path | None = None) -> int:
         Configuration file.
 
     """
-    settings = load_settings(config, os.environ)
+    settings = command_settings(config)
+    configure_logs("INFO", terminal=sys.stderr.isatty(), stream=sys.stderr)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -61,13 +66,36 @@ class _Process:
         )
         self._clock = SyncRedisClock(client)
 
-    @property
-    def ready(self) -> bool:
-        """Whether Redis and Kafka answer and the relay is in its group."""
-        return self._redis_up.is_set() and self._relay is not None and self._relay.ready
-
     def run(self) -> int:
         """Wait for Redis and the topics, then relay until told to stop; returns the exit code."""
+        http = self._settings.http
+        health = HealthServer(
+            host=http.host,
+            port=http.port,
+            port_is_fixed=self._settings.http_port_from_environment and http.port != 0,
+            registry=self._metrics.registry,
+            live=self._why_not_live,
+            ready=self._why_not_ready,
+        )
+        with HealthThread(health):
+            return self._run()
+
+    def _why_not_live(self) -> list[str]:
+        relay = self._relay
+        if relay is not None and relay.seconds_since_turn > _LONGEST_TURN_S:
+            return [f"the loop has not come round for {relay.seconds_since_turn:.0f} s"]
+        return []
+
+    def _why_not_ready(self) -> list[str]:
+        reasons = [] if self._redis_up.is_set() else ["Redis does not answer"]
+        relay = self._relay
+        if relay is None:
+            reasons.append("waits for Redis and its topics")
+        elif not relay.ready:
+            reasons.append("Kafka does not answer, or the relay is not in its group")
+        return reasons
+
+    def _run(self) -> int:
         threading.Thread(target=self._keep_clock, name="clock", daemon=True).start()
         servers = self._settings.kafka.bootstrap_servers
         admin = KafkaAdmin(servers, timeout_s=5.0)

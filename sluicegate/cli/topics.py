@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from sluicegate.cli.configuration import command_settings
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.topic_check import create_missing, differences
-from sluicegate.settings import load_settings
 from sluicegate.topics import TopicSpec, topic_table
 
 Format = Literal["table", "json", "strimzi"]
@@ -47,7 +46,7 @@ def topics(
         Configuration file.
 
     """
-    settings = load_settings(config, os.environ)
+    settings = command_settings(config)
     found: tuple[str, ...] = ()
     if create or check:
         admin = KafkaAdmin(settings.kafka.bootstrap_servers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sluicegate.errors import BrokerError
 from sluicegate.kafka.config import asking_config
 from sluicegate.topics import TopicSpec
 
+_LIST_AGAIN_S = 0.05
 _CLIENT_ID = "sluicegate-admin"
 _T = TypeVar("_T")
 
@@ -75,7 +77,9 @@ class KafkaAdmin:
         if not missing:
             return ()
         futures = self._client.create_topics(missing, operation_timeout=self._timeout_s)
-        return tuple(name for name, future in futures.items() if self._made(name, future))
+        made = tuple(name for name, future in futures.items() if self._made(name, future))
+        self._await_topics(made)
+        return made
 
     def delete(self, names: Collection[str]) -> None:
         """Delete topics; one that is not there is an error."""
@@ -108,6 +112,14 @@ class KafkaAdmin:
         """Return where the group stands in each partition, None where it never committed; joins nothing."""
         with _Reader(self._bootstrap_servers, group) as reader:
             return reader.committed(partitions, self._timeout_s)
+
+    def _await_topics(self, names: Collection[str]) -> None:
+        # A topic is made before every client's metadata knows it: who came at once would not find it.
+        deadline_s = time.monotonic() + self._timeout_s
+        while not self.partition_counts().keys() >= set(names):
+            if time.monotonic() > deadline_s:
+                raise BrokerError("Kafka made the topics but does not list them")
+            time.sleep(_LIST_AGAIN_S)
 
     def _made(self, name: str, future: Future[None]) -> bool:
         try:
