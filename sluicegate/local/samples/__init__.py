@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, PackageMetadata, distributions
 from pathlib import Path
 
 import orjson
@@ -43,13 +43,13 @@ def installed_documents(installed: Iterable[Distribution] | None = None) -> tupl
     found: dict[str, Document] = {}
     for package in distributions() if installed is None else installed:
         metadata = package.metadata
-        text = _beginning(metadata.get("Description", ""))
+        text = _beginning(_field(metadata, "Description", ""))
         name = metadata["Name"]
         if len(text) >= _LEAST_CHARACTERS:
-            content_type = metadata.get("Description-Content-Type", "text/plain")
+            content_type = _field(metadata, "Description-Content-Type", "text/plain")
             found[name.lower()] = Document(
                 document_id=f"{name}-{package.version}",
-                title=metadata.get("Summary", name),
+                title=_field(metadata, "Summary", name),
                 media_type=content_type.partition(";")[0].strip(),
                 text=text,
             )
@@ -97,6 +97,10 @@ def _files(folder: Path) -> Iterator[Document]:
             media_type=media_type,
             text=path.read_text(encoding="utf-8", errors="replace"),
         )
+
+
+def _field(metadata: PackageMetadata, name: str, default: str) -> str:
+    return metadata[name] if name in metadata else default
 
 
 def _beginning(text: str) -> str:
