@@ -100,7 +100,7 @@ def _files(folder: Path) -> Iterator[Document]:
 
 
 def _field(metadata: PackageMetadata, name: str, default: str) -> str:
-    return metadata[name] if name in metadata else default
+    return metadata[name] if name in metadata else default  # noqa: SIM401 - its type has no `get`
 
 
 def _beginning(text: str) -> str:
