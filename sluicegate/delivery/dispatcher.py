@@ -150,8 +150,10 @@ class KeyedDispatcher(Generic[T]):
             items_left = min(items_left, self._max_admitted_input - self._admitted_of[False])
         if bytes_left <= 0:
             return 0
-        lane_left = self._max_waiting_per_lane - self._lanes.fullest((topic, partition))
-        return max(0, min(items_left, lane_left))
+        if self._serial:
+            lane_left = self._max_waiting_per_lane - self._lanes.fullest((topic, partition))
+            items_left = min(items_left, lane_left)
+        return max(0, items_left)
 
     async def room_made(self) -> None:
         """Return when an item has left since the last call: `room` may say more now."""

@@ -13,6 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 
+import pytest
+
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.delivery.offsets import OffsetTracker
 
@@ -196,6 +198,9 @@ class _Worker:
     def _take_from(self, place: Place) -> None:
         topic, partition = place
         log, tracker = self.world.topics[place], self.trackers[place]
+        if self.positions[place] == len(log):
+            tracker.advance(len(log))
+            return
         room = self.dispatcher.room(topic, partition, topic == "due")
         for _ in range(min(room, self.world.chance.choice((1, 5, 500)))):
             offset = self.positions[place]
@@ -257,7 +262,8 @@ class _Group:
         self.world.turn += 1
         self.world.relay()
         for worker in (*self.members, *self.zombies):
-            worker.poll()
+            if self.world.chance.random() < 0.5:
+                worker.poll()
         await asyncio.sleep(0)
         if self.world.chance.random() < 0.1 and self.members:
             self.world.chance.choice(self.members).commit()
@@ -350,9 +356,10 @@ def _run(seed: int, *, serial: bool = True) -> _Group:
     return group
 
 
+@pytest.mark.slow
 def test_a_hundred_lives_of_a_group_lose_nothing_and_keep_order() -> None:
     """Whatever befalls the members, every event has a result, keys stay in order and nothing hangs."""
-    results = copies = 0
+    results = 0
     for seed in range(100):
         group = _run(seed)
         assert not group.world.crashes, f"seed {seed}"
@@ -360,8 +367,6 @@ def test_a_hundred_lives_of_a_group_lose_nothing_and_keep_order() -> None:
         assert group.lost() == 0, f"seed {seed}"
         assert group.out_of_order() == 0, f"seed {seed}"
         results += len(group.world.results)
-        copies += group.world.copies
-    print(results, copies)
     # Repeats come from kills and zombies alone; forgotten publishes and lost maps would multiply them.
     assert results < 100 * _EVENTS * 1.1
 
