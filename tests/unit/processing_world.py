@@ -47,17 +47,17 @@ class ManualClock:
 class FakePauses:
     """Lets waits pass at once by moving time; refuses them once the process drains."""
 
-    def __init__(self, advance: Callable[[float], None]) -> None:
+    def __init__(self, passes: Callable[[float], Awaitable[None]]) -> None:
         self.waits: list[float] = []
         self.is_draining = False
-        self._advance = advance
+        self._passes = passes
 
     async def wait(self, delay_s: float) -> None:
         """Move time by the delay."""
         self.waits.append(delay_s)
         if self.is_draining:
             raise WaitersReleasedError
-        self._advance(delay_s)
+        await self._passes(delay_s)
         await asyncio.sleep(0)
 
 
@@ -131,9 +131,10 @@ class World:
         self.caller = ScriptedCaller(self.script)
         self.publisher = FakePublisher()
         self.metrics = Metrics()
-        self.pauses = FakePauses(self.advance)
+        self.pauses = FakePauses(self.time_passes)
         self.crashes: list[BaseException] = []
         self.lines: list[dict[str, object]] = []
+        self.work: asyncio.Task[Verdict] | None = None
         self.waiting_here: set[tuple[Hashable, int]] = set()
         self.draw = 0.5
         self.handler = self.handler or load_handler(self.own.agent)
@@ -160,6 +161,11 @@ class World:
         """Move the clock of everything."""
         self.clock.ms += round(seconds * 1000)
         self.limiter.advance(seconds)
+
+    async def time_passes(self, seconds: float) -> None:
+        """Do the same with a live worker, which keeps its leases meanwhile."""
+        self.advance(seconds)
+        await self.leases.renew()
 
     def start_worker(self) -> None:
         """Start the process anew: everything in memory is fresh, state and topics stay."""
@@ -260,11 +266,11 @@ class World:
 
     async def deliver_while_time_passes(self, record: Record) -> Verdict:
         """Do the same, with blocks that end by themselves."""
-        work = asyncio.create_task(self.deliver(record))
+        work = self.work = asyncio.create_task(self.deliver(record))
         while not work.done():
             await asyncio.sleep(0)
             if self.limiter.waiting:
-                self.advance(self.limiter.blocked_for_s())
+                await self.time_passes(self.limiter.blocked_for_s())
         return work.result()
 
     def due_record(self, parked: OutgoingRecord) -> Record:
