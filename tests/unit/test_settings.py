@@ -315,6 +315,13 @@ def test_no_environment_crashes_the_loader(environ: dict[str, str]) -> None:
         ("[providers.main]\nformat = 'mistral'", "must be 'openai' or 'anthropic'"),
         ("[providers.main]\nbase_url = 'ftp://x'", "http:// or https://"),
         ("[providers.main]\nbase_url = 'http://x:port'", "http:// or https://"),
+        ("[providers.main]\nbase_url = 'http://x/v1?key=1'", "neither a credential nor a query"),
+        ("[providers.main]\nbase_url = 'http://x/v1#key'", "neither a credential nor a query"),
+        ("[providers.main]\nbase_url = 'http://me@x/v1'", "neither a credential nor a query"),
+        ("[http]\nport = -1", "http.port"),
+        ("[http]\nport = 65536", "http.port"),
+        ("[streams.documents]\nmax_event_bytes = 67108865", "max_event_bytes"),
+        ("[streams.documents]\nmax_attempts = 0", "max_attempts"),
         ("[limits.other]\nrequests_per_minute = 1", 'limits."other": there is no such [providers.*] section'),
         ("[limits.main]\nburst_s = 1", "sets no limit"),
         ("[limits.main]\nrequests_per_minute = 0", "must be greater than 0"),
@@ -395,6 +402,14 @@ def test_a_variable_that_means_two_sections_is_refused(tmp_path: Path) -> None:
 def test_a_variable_into_what_is_no_table_is_refused(tmp_path: Path) -> None:
     """A file that has a value where the variable needs a table is named as the fault."""
     assert "where a table belongs" in refusal(tmp_path, "kafka = 3", {"SLUICEGATE_KAFKA__GROUP": "x"})
+
+
+def test_bounds_that_meet_are_accepted(tmp_path: Path) -> None:
+    """Equal is not above: a constant backoff and a horizon of exactly the cap are choices, not mistakes."""
+    retry = load(
+        tmp_path, "[retry]\nbase_s = 60\ncap_s = 60\nhorizon_s = 60\n[topics]\nretry_retention_s = 60"
+    )
+    assert (retry.retry.base_s, retry.retry.horizon_s) == (60, 60)
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
