@@ -98,6 +98,11 @@ class RelayStand:
         )
         return process
 
+    @staticmethod
+    def now_ms() -> int:
+        """Return the machine's time, which is Redis's too."""
+        return time.time_ns() // 1_000_000
+
     def log(self) -> str:
         """Return what the relays have written."""
         path = self._folder / "relay.log"
@@ -105,7 +110,7 @@ class RelayStand:
 
     def park(self, events: Sequence[Parked]) -> dict[str, int]:
         """Put the events into their tiers; returns each copy's due time in ms."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self.now_ms()
         records, due = [], {}
         for index, event in enumerate(events):
             retry = RetryHeaders(
