@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -21,7 +21,7 @@ class Handler:
     name: str
     argument: type[Event]
     result: type[Result] | None
-    run: Callable[[Any, Context], Awaitable[Result | None]]
+    run: Callable[[Any, Context], Coroutine[Any, Any, Result | None]]
 
 
 def load_handler(name: str) -> Handler:

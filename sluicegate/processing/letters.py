@@ -9,7 +9,7 @@ from sluicegate.errors import CallRejectedError
 from sluicegate.processing.reading import BadDelivery, Delivered
 from sluicegate.records import Headers
 from sluicegate.retry.decisions import DeadLetter, Progress
-from sluicegate.retry.headers import RetryHeaders, with_retry_headers
+from sluicegate.retry.headers import RETRY_HEADER_NAMES, RetryHeaders, with_retry_headers
 from sluicegate.state.api import End, EndKind
 
 REASON = "dlq-reason"
@@ -20,6 +20,8 @@ ORIGINAL_BYTES = "dlq-original-bytes"
 DROPPED_HEADERS = "dlq-dropped-headers"
 CAUSATION = "ce_causationid"
 _OWN_HEADERS = frozenset({REASON, WHERE, ERROR_TYPE, ENDED_AT, ORIGINAL_BYTES, DROPPED_HEADERS})
+# By exact name: a prefix would let anybody's large header through.
+_KEPT_IN_STUB = _OWN_HEADERS | RETRY_HEADER_NAMES
 
 # What is left of a record that its DLQ does not take whole.
 _STUB_VALUE_BYTES = 64 * 1024
@@ -110,10 +112,13 @@ def stub_of(end: End) -> End:
     """Return what can be kept of a dead letter that is too large for its topic, and say what was cut."""
     value = end.value or b""
     kept: list[tuple[str, bytes]] = []
-    size = 0
+    left_bytes = _STUB_HEADER_BYTES
     for name, content in end.headers:
-        size += len(name.encode()) + len(content)
-        if size <= _STUB_HEADER_BYTES or _is_ours(name):
+        size = len(name.encode()) + len(content)
+        if name in _KEPT_IN_STUB:
+            kept.append((name, content))
+        elif size <= left_bytes:
+            left_bytes -= size
             kept.append((name, content))
     said = [(ORIGINAL_BYTES, b"%d" % len(value))]
     if dropped := len(end.headers) - len(kept):
@@ -124,10 +129,6 @@ def stub_of(end: End) -> End:
 def reason_of(headers: Headers) -> str:
     """Return a dead letter's reason, for the metric's label."""
     return next((value.decode("ascii", "replace") for name, value in headers if name == REASON), "unknown")
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith(("dlq-", "retry-", "replay-")) and len(name) < 64
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

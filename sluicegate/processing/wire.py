@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+_TIDY_S = 1.0
+
 T = TypeVar("T")
 
 
@@ -39,11 +41,21 @@ class WireCalls:
 
     async def finished(self, timeout_s: float) -> bool:
         """Wait until nothing is on the wire; after the timeout cancel the rest and return False."""
-        if not self._tasks:
-            return True
-        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while self._tasks and (left_s := deadline - loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
+        late = await self._cancel()
+        if late and self._tasks:
+            # What a cancelled call leaves to be done, such as letting its lease go.
+            await asyncio.wait(self._tasks, timeout=_TIDY_S)
+            await self._cancel()
+        return not late
+
+    async def _cancel(self) -> bool:
+        late = set(self._tasks)
         for task in late:
             task.cancel()
         if late:
             await asyncio.wait(late)
-        return not late
+        return bool(late)
