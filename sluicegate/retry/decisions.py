@@ -147,7 +147,7 @@ def decide_behind(
     predecessor_due_at_ms: int, deferrals: int, policy: RetryPolicy, now_ms: int, random: Uniform
 ) -> Park:
     """Park an event behind an earlier one of its key, never due before it. No attempt is counted."""
-    wait_s = max(0, predecessor_due_at_ms - now_ms) / 1000
+    wait_s = (predecessor_due_at_ms - now_ms) / 1000
     delay_s = behind_delay_s(wait_s, deferrals, policy, random)
     return _parked(delay_s, RetrySource.PREDECESSOR, policy, now_ms, None, None)
 

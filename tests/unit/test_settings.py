@@ -323,6 +323,7 @@ def test_no_environment_crashes_the_loader(environ: dict[str, str]) -> None:
         ("[streams.documents]\nmax_event_bytes = 67108865", "max_event_bytes"),
         ("[streams.documents]\nmax_attempts = 0", "max_attempts"),
         ("[limits.other]\nrequests_per_minute = 1", 'limits."other": there is no such [providers.*] section'),
+        ("[limits.'main/']\nrequests_per_minute = 1", 'limits."main/": write it as "PROVIDER/MODEL"'),
         ("[limits.main]\nburst_s = 1", "sets no limit"),
         ("[limits.main]\nrequests_per_minute = 0", "must be greater than 0"),
         ("[limits.main]\nrequests_per_minute = nan", "limits.main.requests_per_minute"),
