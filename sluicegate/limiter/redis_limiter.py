@@ -28,6 +28,7 @@ HORIZON_S = 60.0
 MOST_AHEAD = 32
 LOOK_EVERY_S = 1.0
 CONFIRM_AFTER_S = 1.0
+LATE_S = 0.05
 SETTLE_WITHIN_S = 0.05
 WAKE_UP_S = 0.001
 FIRST_BACKOFF_S = 0.05
@@ -226,17 +227,18 @@ class RedisLimiter:
         block_sent, self._block_sent = self._block_sent, None
         has_content = bool(batch.give_backs or batch.settlements or batch.requests or block_sent)
         sequence = next(self._sequences) if has_content else 0
-        reply = await self._send(batch, sequence, is_block=block_sent is not None)
+        reply, was_repeated = await self._send(batch, sequence, is_block=block_sent is not None)
         self._under_way = []
         if block_sent is not None:
             block_sent.set_result(None)
         self._look_at = self._now() + LOOK_EVERY_S
         self._see(reply)
         for waiter, answer in zip(requesters, reply.answers, strict=True):
-            self._act(waiter, answer, reply)
+            self._act(waiter, answer, reply, is_old=was_repeated)
         self._answer_impatient()
 
-    async def _send(self, batch: Batch, sequence: int, *, is_block: bool) -> Reply:
+    async def _send(self, batch: Batch, sequence: int, *, is_block: bool) -> tuple[Reply, bool]:
+        """Return the reply, and whether it may be one from memory, long after its bookings were made."""
         for failures in itertools.count():
             sent_at = self._now()
             if is_block:
@@ -250,7 +252,7 @@ class RedisLimiter:
                 await asyncio.sleep(longest_s * (1 + self._random()) / 2)
             else:
                 self._came_back(self._now() - sent_at)
-                return reply
+                return reply, failures > 0
         raise AssertionError("count() never ends")
 
     def _went_away(self, error: StateUnavailableError) -> None:
@@ -292,7 +294,7 @@ class RedisLimiter:
             or (booking.generation == self._generation and booking.start_us >= self._blocked_until_us)
         )
 
-    def _act(self, waiter: Waiter, answer: Answer, reply: Reply) -> None:
+    def _act(self, waiter: Waiter, answer: Answer, reply: Reply, *, is_old: bool) -> None:
         now = self._now()
         match answer.verdict:
             case Verdict.CONFIRMED:
@@ -306,7 +308,10 @@ class RedisLimiter:
                     start_us=reply.now_us + answer.wait_us,
                     wait_s=answer.wait_us / 1e6,
                 )
-                self._wait_for_start(waiter, is_confirmed=answer.wait_us == 0)
+                if is_old and not waiter.answer.done():
+                    self._book_anew(waiter)
+                else:
+                    self._wait_for_start(waiter, is_confirmed=answer.wait_us == 0)
             case Verdict.RETRY:
                 waiter.booking = None
                 waiter.retry_at = now + answer.wait_us / 1e6 - HORIZON_S
@@ -338,7 +343,9 @@ class RedisLimiter:
         if booking is None or waiter.answer.done():
             return
         is_sure = is_confirmed or booking.wait_s <= CONFIRM_AFTER_S
-        if is_sure and self._still_holds(waiter) and self.blocked_for_s() <= 0:
+        if self._now() - booking.start_at > LATE_S:
+            self._book_anew(waiter)
+        elif is_sure and self._still_holds(waiter) and self.blocked_for_s() <= 0:
             self._grant(waiter)
         else:
             self._confirm(waiter)
@@ -348,6 +355,12 @@ class RedisLimiter:
         if waiter.timer is not None:
             waiter.timer.cancel()
             waiter.timer = None
+        self._to_confirm.append(waiter)
+        self._wake.set()
+
+    def _book_anew(self, waiter: Waiter) -> None:
+        """Let go of a start that has passed: used late, it would come on top of what is booked for now."""
+        self._drop_booking(waiter)
         self._to_confirm.append(waiter)
         self._wake.set()
 
@@ -374,7 +387,7 @@ class RedisLimiter:
     # --- those who leave without a permit ------------------------------------------------------------
 
     def _everybody(self) -> Iterable[Waiter]:
-        everybody = (*self._waiters, *self._booked, *self._under_way)
+        everybody = {*self._waiters, *self._booked, *self._to_confirm, *self._under_way}
         return [waiter for waiter in everybody if not waiter.answer.done()]
 
     def _is_too_long(self, waiter: Waiter, now: float) -> bool:

@@ -19,7 +19,7 @@ from sluicegate.limiter.booking import Quota
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.local.redis_server import RedisServer
 from sluicegate.telemetry.metrics import Metrics
-from tests.contract.limiter_scope import open_scope, read_scope, redis_run_id, store_scope
+from tests.contract.limiter_scope import open_scope, read_scope, redis_now_us, redis_run_id, store_scope
 from tests.waiting import wait_until
 
 Build = Callable[..., RedisLimiter]
@@ -327,6 +327,23 @@ async def test_a_frozen_redis_pauses_and_books_nothing_twice(own_server: RedisSe
                 await asyncio.gather(*asked)
             assert is_up()
             assert (await read_scope(client)).newest == 20
+
+
+async def test_starts_that_passed_in_a_stalled_process_are_not_used(
+    redis_client: redis.asyncio.Redis,
+) -> None:
+    """A process that stood still for longer than the burst books anew instead of calling late."""
+    await open_scope(redis_client)
+    limiter = _limiter(redis_client, Quota(requests_per_minute=600, burst_s=0))
+    async with running(limiter):
+        await _permit(limiter, _ask())
+        waiting = asyncio.ensure_future(_permit(limiter, _ask()))
+        await _until_newest(redis_client, 2)
+        stalled_until = time.monotonic() + 0.4
+        while time.monotonic() < stalled_until:
+            pass
+        await waiting
+        assert (await read_scope(redis_client)).tats_us[0] > await redis_now_us(redis_client)
 
 
 async def test_draining_does_not_wait_for_a_frozen_redis(own_server: RedisServer) -> None:
