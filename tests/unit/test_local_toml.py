@@ -39,4 +39,4 @@ def test_the_environment_says_the_same_as_the_file(tmp_path: Path) -> None:
 
     environ = dict(line.split("=", 1) for line in write_environment(TABLES))
 
-    assert load_settings(None, environ) == load_settings(path, {})
+    assert load_settings(None, environ).model_dump() == load_settings(path, {}).model_dump()

@@ -1,0 +1,1 @@
+"""Looking at a deployment from Kafka alone: no group is joined and nothing is committed."""
