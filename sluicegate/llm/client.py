@@ -85,15 +85,19 @@ class HttpLlmCaller:
             body = orjson.dumps(self._wire.body(request))
         except orjson.JSONEncodeError:  # half of a surrogate pair: text that no JSON can carry
             return Rejected(reason=Reason.BAD_REQUEST)
+        headers = {
+            "X-Client-Request-Id": _header_text(request.request_id),
+            **self._wire.headers(self._api_key()),
+        }
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(request, body)
+                return await self._exchange(request, body, headers)
         except TimeoutError:
             return Failed(reason=Reason.TIMEOUT, counts=True, on_the_wire=True)
 
-    async def _exchange(self, request: CallRequest, body: bytes) -> Outcome:
+    async def _exchange(self, request: CallRequest, body: bytes, headers: Mapping[str, str]) -> Outcome:
         try:
-            async with self._open(request, body) as response:
+            async with self._open(body, headers) as response:
                 is_answer = response.is_success
                 cap = self._max_answer_bytes if is_answer else _ERROR_BODY_BYTES
                 content = await _read_at_most(response, cap)
@@ -116,13 +120,9 @@ class HttpLlmCaller:
             return read_exception(error)
 
     @asynccontextmanager
-    async def _open(self, request: CallRequest, body: bytes) -> AsyncIterator[httpx.Response]:
+    async def _open(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         if self._client is None:
             raise RuntimeError("the client is open only inside its `async with` block")
-        headers: Mapping[str, str] = {
-            "X-Client-Request-Id": _header_text(request.request_id),
-            **self._wire.headers(self._api_key()),
-        }
         async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
             yield response
 

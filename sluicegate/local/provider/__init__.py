@@ -22,13 +22,14 @@ never steps back; rates are per minute; tokens are the charge to the quota unles
   admitted), `retry_after_s` (of a cut, else null).
 - `faults`: every fault ever asked for: `at`, `kind`, `fault` (the object as sent), `struck` (calls),
   `active`.
-- `counts`: `calls`, `admitted`, `refused` (429s by the quota or a cut), `answered` (the whole answer was
-  written), `by_status`: `{"200": n}`.
+- `counts`: `calls`, `admitted`, `refused` (429s by the quota or a cut), `answered` (admitted, and
+  the whole answer was written), `by_status`: `{"200": n}`.
 - `in_flight`: calls at work now.
 - `levels`: `requests` and `tokens`, each `available` and `capacity`: what may go at once, now and at most.
 - `last_10_s`: `admitted`, `refused`, `tokens`.
-- `ideal`: `started_at` (first admitted call), `last_completed_at`, `requests`, `tokens` (admitted),
-  `makespan_s`, `ideal_s` (what this timeline, cuts included, needs for these calls); null before the first.
+- `ideal`: `started_at` (first admitted call), `last_completed_at` (of admitted ones), `requests`, `tokens`
+  (admitted), `makespan_s`, `ideal_s` (what this timeline, cuts included, needs for these calls); null before
+  the first.
 - `calls_dropped`: calls that are no longer kept (the newest million or so are).
 - `calls`: one object a call, by `sequence` (from 0): `received_at` (when the quota was asked), `completed_at`
   (the last byte was handed to the network; null while running and when the connection broke), `request_id`

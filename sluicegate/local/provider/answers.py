@@ -16,7 +16,8 @@ import orjson
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"[^\W\d_]{4,24}")
-_NUMBER = re.compile(r"\b\w*\d[\w.:/-]*")
+# Bounded, so that a text of a thousand hyphens is still read in no time.
+_NUMBER = re.compile(r"\b[\w-]{0,20}\d[\w.:/-]{0,20}")
 _SUMMARY_CHARACTERS = 240
 _MOST_TAGS = 5
 _MOST_QUOTED = 3
@@ -151,7 +152,7 @@ def _summary(text: str) -> str:
 def _chat_reply(question: Question) -> str:
     text = question.last_message[:_READ_CHARACTERS]
     subject = list(dict.fromkeys(_words(text)))[:_MOST_QUOTED]
-    numbers = list(dict.fromkeys(_NUMBER.findall(text)))[:_MOST_QUOTED]
+    numbers = list(dict.fromkeys(found.rstrip(".:/-") for found in _NUMBER.findall(text)))[:_MOST_QUOTED]
     opening = f"Thank you for your message about {_listed(subject)}." if subject else "Thank you."
     noted = f" I have noted {_listed(numbers)}." if numbers else ""
     # The reference tells two prompts apart that end in the same message.

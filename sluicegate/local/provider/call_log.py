@@ -117,11 +117,11 @@ class CallLog:
         self.in_flight -= 1
         if status is not None:
             self.by_status[status] += 1
-        if completed_at is not None:
-            self.answered += 1
-            self.last_completed_at = completed_at
         if place := self._place(sequence):
             chunk, index = place
+            if completed_at is not None and chunk.admitted[index]:
+                self.answered += 1
+                self.last_completed_at = completed_at
             chunk.status[index] = status or 0
             chunk.completion[index] = completion_tokens
             chunk.completed_at[index] = math.nan if completed_at is None else completed_at

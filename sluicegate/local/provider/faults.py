@@ -177,6 +177,10 @@ class FaultPlan:
                 return entry.fault
         return None
 
+    def count_cut(self) -> None:
+        """Count a call that the running cut refused."""
+        next(entry for entry in reversed(self._all) if isinstance(entry.fault, CutFault)).struck += 1
+
     def report(self, now_s: float) -> list[Mapping[str, Any]]:
         """Return every fault ever asked for, as `GET /stats` shows them."""
         return [

@@ -91,13 +91,13 @@ def ideal_s(
 ) -> float:
     """Return the seconds from `started_at` until the quota has admitted all of it and the last answer came.
 
-    The bucket is full at the start and after every cut. Infinite while a cut still runs that it would need to
+    The bucket is full at the start and fills during a cut. Infinite while a cut runs that it must
     outlast.
     """
     if requests <= 0:
         return 0.0
-    for_requests = [(p, p.requests_per_s, p.burst_requests) for p in timeline]
-    for_tokens = [(p, p.tokens_per_s, p.burst_tokens) for p in timeline]
+    for_requests = [(p, p.requests_per_minute / _S_PER_MINUTE, p.burst_requests) for p in timeline]
+    for_tokens = [(p, p.tokens_per_minute / _S_PER_MINUTE, p.burst_tokens) for p in timeline]
     done_at = max(
         _admitted_at(for_requests, started_at, requests), _admitted_at(for_tokens, started_at, tokens)
     )
@@ -105,25 +105,20 @@ def ideal_s(
 
 
 def _admitted_at(timeline: Sequence[tuple[Period, float, float]], started_at: float, amount: float) -> float:
-    """When the sum of bursts and rate x time reaches the amount."""
-    left = amount
-    at = started_at
-    is_full = True
+    """When all of the amount is admitted to a caller that takes whatever there is at once."""
+    left, at = amount, started_at
+    spared: float | None = None  # None: nothing asked yet, the bucket is full
     for period, rate_per_s, burst in timeline:
-        end_at = math.inf if period.end_at is None else period.end_at
-        if end_at <= at:
+        span_s = (math.inf if period.end_at is None else period.end_at) - at
+        if span_s <= 0:
             continue
         if period.cut:
-            is_full = True
-            at = end_at
-            continue
-        if is_full:
-            left -= burst
-            is_full = False
-        if left <= 0:
-            return at
-        if left <= (end_at - at) * rate_per_s:
-            return at + left / rate_per_s
-        left -= (end_at - at) * rate_per_s
-        at = end_at
+            spared = burst if spared is None else min(burst, spared + span_s * rate_per_s)
+        else:
+            left -= burst if spared is None else spared
+            spared = 0.0
+            if left <= span_s * rate_per_s:
+                return at + max(0.0, left) / rate_per_s
+            left -= span_s * rate_per_s
+        at += span_s
     return math.inf

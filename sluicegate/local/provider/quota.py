@@ -14,7 +14,7 @@ from typing import Protocol
 
 _S_PER_MINUTE = 60.0
 # Below this a wait is the rounding of floats, not a wait.
-_ROUNDING_S = 1e-7
+_ROUNDING_S = 1e-6
 # A vendor's token bucket always holds a few ordinary calls, however small its burst in seconds.
 _LEAST_BURST_TOKENS = 4096.0
 

@@ -92,6 +92,7 @@ class Simulator:
         if cut := self._timeline.cut_at(now_s):
             self.log.refuse(now_s)
             self.log.struck(sequence, "cut")
+            self._faults.count_cut()
             return sequence, Refused(wait_s=cut.wait_s(now_s))
         charge = format.charge(question)
         wait_s = self.quota.take(charge, now_s)
