@@ -80,8 +80,9 @@ def test_no_record_is_released_before_it_is_due(due_in_ms: int, tier: int, age_m
     else:
         assert moved.move is Move.PARKED_AGAIN
         assert now_ms < due_at_ms
-    late = move(held, now_ms=max(now_ms, due_at_ms) + step_ms)
-    assert late.move is Move.RELEASED
+    assert move(held, now_ms=due_at_ms - 1).move is Move.PARKED_AGAIN
+    assert move(held, now_ms=due_at_ms).move is Move.RELEASED
+    assert move(held, now_ms=max(now_ms, due_at_ms) + step_ms).move is Move.RELEASED
 
 
 @given(due_in_ms=st.integers(0, 4_000_000), tier=st.integers(1, 3))
