@@ -401,6 +401,23 @@ async def test_forget_lets_a_publish_under_way_finish_and_ack() -> None:
     assert not desk.crashes
 
 
+async def test_nothing_starts_in_a_slot_that_a_publish_freed_during_forget() -> None:
+    """What waited is dropped before the first publish ends, not when the last one has."""
+    desk = _Desk(max_running=2)
+    await desk.submit_publishing(desk.item("first"))
+    await desk.submit_publishing(desk.item("second"))
+    await desk.submit(desk.item("wait"))
+    forgetting = asyncio.create_task(desk.dispatcher.forget(_PATIENCE_S))
+    await settle()
+
+    await desk.decide("first")
+
+    assert desk.started == ["first", "second"]
+    await desk.decide("second")
+    await asyncio.wait_for(forgetting, _PATIENCE_S)
+    assert desk.acked == ["first", "second"]
+
+
 async def test_a_publish_that_takes_too_long_is_given_up() -> None:
     """A rebalance waits for nobody for ever; what comes later of it acks nothing."""
     desk = _Desk()

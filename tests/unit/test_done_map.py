@@ -115,9 +115,9 @@ def test_garbage_behind_our_prefix_is_refused_and_never_raises(rest: str) -> Non
     assert decoded.refusal is not None
 
 
-def _hostile(bitmap: bytes, base: int) -> str:
+def _hostile(bitmap: bytes, base: int, behind: bytes = b"") -> str:
     deflate = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
-    packed = deflate.compress(bitmap) + deflate.flush()
+    packed = deflate.compress(bitmap) + deflate.flush() + behind
     checksum = zlib.crc32(bitmap, zlib.crc32(str(base).encode())).to_bytes(4, "big")
     return f"d1:{base}:{base64.b85encode(checksum + packed).decode()}"
 
@@ -129,6 +129,12 @@ def test_a_decompression_bomb_is_refused() -> None:
 
     assert decode(9, bomb).refusal is Refusal.TOO_LARGE
     assert decode(9, _hostile(b"\xff" * (MAX_SPAN_OFFSETS // 8), 9)).refusal is None
+
+
+def test_anything_behind_the_map_is_refused() -> None:
+    """A map with a tail was not written by us, whatever its checksum says."""
+    assert decode(9, _hostile(b"\x02", 9)).refusal is None
+    assert decode(9, _hostile(b"\x02", 9, behind=b"tail")).refusal is Refusal.GARBAGE
 
 
 def test_more_text_than_a_commit_can_hold_is_refused() -> None:

@@ -166,6 +166,15 @@ def test_an_exception_on_a_terminal_is_told_without_its_text_and_variables() -> 
     assert stream.getvalue().count("ValueError") == 2
 
 
+def test_an_exception_that_is_the_line_itself_is_told_without_its_text() -> None:
+    """Some libraries log the exception object where a sentence belongs."""
+    stream = _configured()
+
+    logging.getLogger("faust").error(ValueError(_SECRET))
+
+    assert _lines(stream)[0]["message"] == "ValueError"
+
+
 def test_texts_that_are_about_us_or_the_network_are_written() -> None:
     """An operator has to read which setting or address is wrong."""
     stream = _configured()

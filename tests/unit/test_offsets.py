@@ -80,6 +80,9 @@ def test_the_position_is_committed_when_all_is_done() -> None:
     tracker.delivered(10)
     tracker.done(10)
     assert tracker.watermark() == 11
+    commit = tracker.snapshot()
+    assert commit is not None
+    tracker.confirm(commit)
 
     tracker.advance(14)
 
@@ -257,6 +260,21 @@ def test_reach_alone_stops_intake_before_the_map_may_not_grow() -> None:
     tracker.snapshot()
 
     assert tracker.must_stop
+
+
+def test_a_map_never_reaches_farther_than_the_next_owner_would_believe() -> None:
+    """Beyond the reach nothing is listed, which costs repeats, and it is counted."""
+    tracker = OffsetTracker()
+    tracker.delivered(0)
+    tracker.advance(MAX_SPAN_OFFSETS + 50)
+
+    commit = tracker.snapshot()
+
+    assert commit is not None
+    assert tracker.truncated_maps == 1
+    assert decode(0, commit.metadata).refusal is None
+    assert tracker.metadata_share == 1.0
+    assert MAX_SPAN_OFFSETS not in tracker.done_above()
 
 
 def test_memory_follows_what_is_unfinished_and_not_the_distance() -> None:
