@@ -198,7 +198,7 @@ class EventProcessor:
         self,
         delivered: Delivery,
         gen: str,
-        outcome: End | Death | None,
+        outcome: End | Death,
         steps: EventSteps,
         fate: Fate,
         slot: Slot[Delivered],
@@ -229,17 +229,13 @@ class EventProcessor:
                 return await self._die(delivered, gen, death, slot, account)
             case End() as end:
                 return await self._ending.end(delivered, gen, end, slot)
-            case None:
-                raise AssertionError("a handler that was unwound has a fate")
 
-    async def _handle(self, delivery: Delivery, steps: EventSteps, fate: Fate) -> End | Death | None:
-        """Run the handler and return what it came to; None when `fate` knows."""
+    async def _handle(self, delivery: Delivery, steps: EventSteps, fate: Fate) -> End | Death:
+        """Run the handler and return what it came to, unless `fate` knows better."""
         handler = self._rules.handler
         history = EventHistory(self._ports.histories, delivery.ref, fate)
         ctx = Context(event=_info(delivery), settings=self._rules.settings, llm=steps, history=history)
         error, answer = await _run_apart(handler.run(delivery.event, ctx), fate)
-        if fate.decided is not None:
-            return None
         if error is not None:
             return death_by_error(error)
         if answer is None:

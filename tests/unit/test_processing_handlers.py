@@ -52,6 +52,25 @@ async def test_a_handler_that_swallows_errors_cannot_swallow_a_park() -> None:
     assert world.results == []
 
 
+async def test_a_park_is_no_exception_that_a_handler_would_handle() -> None:
+    """`except Exception` around a call does not run its fallback when the event is parked."""
+    fallbacks: list[str] = []
+
+    async def run(chat: SupportChat, ctx: Context) -> ChatReply | None:
+        try:
+            await ctx.llm.complete(step="one", user="hi")
+        except Exception:  # noqa: BLE001 - the careful handler that this test is about
+            fallbacks.append("side effect")
+        return None
+
+    world = world_of(run, lambda request: REFUSED)
+
+    await world.deliver(world.chat())
+
+    assert fallbacks == []
+    assert len(world.parked) == 1
+
+
 async def test_nothing_is_begun_after_a_decision() -> None:
     """A handler that goes on after its event was parked makes no further call."""
 
