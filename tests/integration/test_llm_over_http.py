@@ -1,0 +1,494 @@
+"""The client against real HTTP: the simulator as its own process, and servers that misbehave on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sluicegate.errors import ConfigurationError
+from sluicegate.llm.api import CallRequest, Message
+from sluicegate.llm.api_key import ApiKeyFile
+from sluicegate.llm.client import HttpLlmCaller
+from sluicegate.llm.outcomes import (
+    Completed,
+    Failed,
+    Halted,
+    Outcome,
+    Reason,
+    Rejected,
+    Throttled,
+)
+from tests.waiting import wait_until, wait_until_sync
+
+_CANARY = "canary-7f3a"
+_KEY = "sk-canary-key-91"
+_FORMATS = ("openai", "anthropic")
+_COMMAND = (sys.executable, "-c", "from sluicegate.cli import main; raise SystemExit(main())", "provider")
+
+
+class _Provider:
+    """The simulator as `sluicegate provider` starts it."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [*_COMMAND, "--port", "0", "--latency-ms", "5", *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        ready: dict[str, Any] = json.loads(self.process.stdout.readline())
+        self.address: str = ready["address"]
+        self.base_url: str = ready["base_url"]
+
+    def fault(self, **spec: Any) -> httpx.Response:
+        return httpx.post(f"{self.address}/faults", json=spec, trust_env=False)
+
+    def stats(self, query: str = "") -> dict[str, Any]:
+        stats: dict[str, Any] = httpx.get(f"{self.address}/stats{query}", trust_env=False).json()
+        return stats
+
+    def last_call(self) -> dict[str, Any]:
+        call: dict[str, Any] = self.stats()["calls"][-1]
+        return call
+
+
+@pytest.fixture(scope="module")
+def shared_provider() -> Iterator[_Provider]:
+    """One process for all tests that leave its quota alone."""
+    provider = _Provider("--requests-per-minute", "600000", "--tokens-per-minute", "1000000000")
+    yield provider
+    provider.process.kill()
+    provider.process.wait()
+
+
+@pytest.fixture
+def provider(shared_provider: _Provider) -> _Provider:
+    """The same, without a fault that another test left."""
+    httpx.delete(f"{shared_provider.address}/faults", trust_env=False)
+    return shared_provider
+
+
+def _request(
+    number: int = 0, *, json_object: bool = False, text: str = "Where is parcel A-17?"
+) -> CallRequest:
+    return CallRequest(
+        model="small",
+        messages=(Message(role="system", text="Be kind."), Message(role="user", text=text)),
+        max_output_tokens=100,
+        request_id=f"event-{number}/reply/1",
+        json_object=json_object,
+    )
+
+
+def _caller(
+    base_url: str,
+    format: str = "openai",
+    *,
+    timeout_s: float = 5.0,
+    key: str | None = None,
+    cap: int = 1 << 20,
+) -> HttpLlmCaller:
+    return HttpLlmCaller(format, base_url, api_key=lambda: key, timeout_s=timeout_s, max_answer_bytes=cap)
+
+
+async def _call(base_url: str, format: str = "openai", *, timeout_s: float = 5.0) -> Outcome:
+    async with _caller(base_url, format, timeout_s=timeout_s) as caller:
+        return await caller.call(_request())
+
+
+@asynccontextmanager
+async def _server(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
+    """A server on loopback that does with a connection what it likes; gives its base URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answer(reader, writer)
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        yield f"{'https' if tls else 'http'}://localhost:{port}/v1"
+    finally:
+        server.close()
+
+
+def _raw_answer(raw: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(raw)
+        await writer.drain()
+
+    return answer
+
+
+@pytest.mark.parametrize("format", _FORMATS)
+async def test_a_call_is_answered_and_recorded_with_its_id(provider: _Provider, format: str) -> None:
+    """Text, model and usage come back; identity, step and attempt are in the provider's record."""
+    outcome = await _call(provider.base_url, format)
+    assert isinstance(outcome, Completed)
+    assert "A-17" in outcome.text
+    assert outcome.usage.input_tokens > 0 < outcome.usage.output_tokens
+    call = provider.last_call()
+    assert (call["identity"], call["step"], call["attempt"]) == ("event-0", "reply", 1)
+    assert (call["format"], call["admitted"], call["status"], call["model"]) == (format, True, 200, "small")
+    assert call["completed_at"] > call["received_at"]
+    assert call["completion_tokens"] == outcome.usage.output_tokens
+
+
+async def test_a_call_that_asks_for_json_gets_an_object(provider: _Provider) -> None:
+    """`json_object` reaches the provider as its response format."""
+    async with _caller(provider.base_url) as caller:
+        outcome = await caller.call(_request(json_object=True))
+    assert isinstance(outcome, Completed)
+    assert set(json.loads(outcome.text)) == {"summary", "tags"}
+
+
+_FAULTS: list[tuple[dict[str, Any], Outcome]] = [
+    (
+        {"kind": "status", "status": 429, "retry_after_s": 7},
+        Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=7),
+    ),
+    (
+        {"kind": "status", "status": 429, "retry_after_s": 7, "retry_after_as": "date"},
+        Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=7),
+    ),
+    (
+        {"kind": "status", "status": 429, "retry_after_s": 0.25, "retry_after_as": "ms", "headers": False},
+        Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=0.25),
+    ),
+    ({"kind": "status", "status": 529}, Throttled(reason=Reason.OVERLOADED, http_status=529)),
+    (
+        {"kind": "status", "status": 500},
+        Failed(reason=Reason.SERVER_ERROR, counts=True, on_the_wire=True, http_status=500),
+    ),
+    ({"kind": "status", "status": 401}, Halted(reason=Reason.CREDENTIALS, http_status=401)),
+    ({"kind": "overload"}, Throttled(reason=Reason.OVERLOADED, http_status=200)),
+    ({"kind": "filtered"}, Rejected(reason=Reason.CONTENT_REFUSED, http_status=200)),
+    (
+        {"kind": "redirect"},
+        Failed(reason=Reason.REDIRECTED, counts=True, on_the_wire=True, http_status=302),
+    ),
+    ({"kind": "reset"}, Failed(reason=Reason.CONNECTION, counts=False, on_the_wire=True)),
+    ({"kind": "truncated"}, Failed(reason=Reason.MALFORMED_ANSWER, counts=True, on_the_wire=True)),
+    *(
+        (
+            {"kind": kind},
+            Failed(reason=Reason.MALFORMED_ANSWER, counts=True, on_the_wire=True, http_status=200),
+        )
+        for kind in ("empty", "html", "malformed")
+    ),
+    (
+        {"kind": "huge", "bytes": 100_000_000},
+        Failed(reason=Reason.ANSWER_TOO_LARGE, counts=True, on_the_wire=True, http_status=200),
+    ),
+]
+
+
+@pytest.mark.parametrize("format", _FORMATS)
+@pytest.mark.parametrize(("fault", "expected"), _FAULTS, ids=lambda value: str(value)[:40])
+async def test_every_injected_fault_becomes_its_outcome(
+    provider: _Provider, format: str, fault: dict[str, Any], expected: Outcome
+) -> None:
+    """What the provider does and what the client says of it; the next call is answered again."""
+    assert provider.fault(**fault).status_code == 200
+    async with _caller(provider.base_url, format) as caller:
+        assert await caller.call(_request()) == expected
+        assert isinstance(await caller.call(_request()), Completed)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "hang"},
+        {"kind": "slow", "delay_s": 30, "where": "headers"},
+        {"kind": "slow", "delay_s": 30, "where": "body"},
+    ],
+    ids=["hang", "slow headers", "slow body"],
+)
+async def test_one_deadline_bounds_the_whole_call(provider: _Provider, fault: dict[str, Any]) -> None:
+    """Bytes that trickle in do not prolong it, and the provider sees the caller leave."""
+    provider.fault(**fault)
+    started = time.monotonic()
+    outcome = await _call(provider.base_url, timeout_s=0.4)
+    assert outcome == Failed(reason=Reason.TIMEOUT, counts=True, on_the_wire=True)
+    assert time.monotonic() - started < 3.0
+    await wait_until(lambda: provider.stats("?summary=1")["in_flight"] == 0, what="the call's end")
+    assert provider.last_call()["completed_at"] is None
+
+
+async def test_a_cut_is_a_429_with_the_time_to_its_end(provider: _Provider) -> None:
+    """The outage that the demo shows, as a worker sees it."""
+    provider.fault(kind="cut", for_s=30, retry_after_s=20)
+    outcome = await _call(provider.base_url)
+    assert outcome == Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=20)
+    assert provider.stats("?summary=1")["timeline"][-1]["cut"]
+
+
+async def test_a_thousand_calls_are_on_the_wire_at_once(provider: _Provider) -> None:
+    """No pool in the client holds them up: the limiter decides, not the transport."""
+    provider.fault(kind="slow", delay_s=60, for_s=60)
+    async with _caller(provider.base_url, timeout_s=60) as caller, asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(caller.call(_request(number))) for number in range(1000)]
+        await wait_until(
+            lambda: provider.stats("?summary=1")["in_flight"] == 1000, timeout_s=30, what="1000 in flight"
+        )
+        for call in calls:
+            call.cancel()
+
+
+async def test_a_body_that_was_announced_too_large_is_not_read(provider: _Provider) -> None:
+    """Content-Length alone ends the call."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n"
+    async with _server(_raw_answer(head)) as base_url:
+        outcome = await _call(base_url)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is Reason.ANSWER_TOO_LARGE
+
+
+async def test_an_error_with_an_endless_body_is_still_that_error(provider: _Provider) -> None:
+    """The status says what it was; the rest of the body is left on the wire."""
+    head = b"HTTP/1.1 500 Oops\r\nContent-Length: 2000000\r\n\r\n" + b" " * 100_000
+    async with _server(_raw_answer(head)) as base_url:
+        outcome = await _call(base_url)
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.http_status) == (Reason.SERVER_ERROR, 500)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"SSH-2.0-OpenSSH_9\r\n\r\n",
+        b"HTTP/1.1 two hundred\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000,
+    ],
+)
+async def test_what_is_not_http_is_malformed(raw: bytes) -> None:
+    """Another protocol, a broken status line, a header without end."""
+    async with _server(_raw_answer(raw)) as base_url:
+        outcome = await _call(base_url)
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.counts) == (Reason.MALFORMED_ANSWER, True)
+
+
+async def test_a_gzip_bomb_is_capped_where_it_unfolds() -> None:
+    """The cap holds for the bytes that are read, packed or not."""
+    import gzip
+
+    packed = gzip.compress(b" " * 50_000_000)
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: "
+        + str(len(packed)).encode()
+        + b"\r\n\r\n"
+    )
+    async with _server(_raw_answer(head + packed)) as base_url:
+        outcome = await _call(base_url)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is Reason.ANSWER_TOO_LARGE
+
+
+async def test_a_server_that_hangs_up_without_an_answer_broke_the_connection() -> None:
+    """The request was sent, so it may have been paid for."""
+    async with _server(_raw_answer(b"")) as base_url:
+        outcome = await _call(base_url)
+    assert outcome == Failed(reason=Reason.CONNECTION, counts=False, on_the_wire=True)
+
+
+async def test_a_server_that_never_reads_ends_with_the_deadline() -> None:
+    """A prompt of megabytes that nobody takes holds nothing up, not even closing."""
+
+    async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with _server(never_read) as base_url:
+        started = time.monotonic()
+        async with _caller(base_url, timeout_s=0.4) as caller:
+            outcome = await caller.call(_request(text="x" * 20_000_000))
+    assert outcome == Failed(reason=Reason.TIMEOUT, counts=True, on_the_wire=True)
+    assert time.monotonic() - started < 5.0
+
+
+@pytest.mark.parametrize("host", ["http://no-such-host.invalid/v1", "http://127.0.0.1:1/v1"])
+async def test_an_unknown_name_and_a_closed_port_never_reached_the_provider(host: str) -> None:
+    """A connection error counts to nothing, and no call was made."""
+    assert await _call(host) == Failed(reason=Reason.CONNECTION, counts=False, on_the_wire=False)
+
+
+@pytest.fixture
+def unknown_tls(tmp_path: Path) -> ssl.SSLContext:
+    """A server's TLS with a certificate of its own making."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    subprocess.run(
+        [*command, "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    return tls
+
+
+async def test_a_certificate_that_nobody_vouches_for_never_reached_the_provider(
+    unknown_tls: ssl.SSLContext,
+) -> None:
+    """The handshake fails before a byte of the prompt leaves us."""
+    async with _server(_raw_answer(b""), unknown_tls) as base_url:
+        outcome = await _call(base_url)
+    assert outcome == Failed(reason=Reason.CONNECTION, counts=False, on_the_wire=False)
+
+
+async def test_proxies_of_the_environment_are_ignored(
+    provider: _Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt goes where the settings say and nowhere else."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert isinstance(await _call(provider.base_url), Completed)
+
+
+async def test_neither_prompt_nor_answer_nor_key_is_logged_or_shown(
+    provider: _Provider, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """At every level of every logger, in the client's repr, and in the outcome of a failed call."""
+    caplog.set_level(logging.DEBUG)
+    path = tmp_path / "key"
+    path.write_text(_KEY)
+    provider.fault(kind="status", status=400, message=f"your prompt {_CANARY} is bad")
+    caller = HttpLlmCaller("openai", provider.base_url, api_key=ApiKeyFile(path), timeout_s=5)
+    async with caller:
+        rejected = await caller.call(_request(text=f"My name is {_CANARY}"))
+        completed = await caller.call(_request(text=f"My name is {_CANARY}"))
+    assert isinstance(completed, Completed)
+    assert rejected == Rejected(reason=Reason.BAD_REQUEST, http_status=400)
+    shown = caplog.text + repr(caller) + repr(vars(caller)) + repr(rejected)
+    assert _CANARY not in shown
+    assert _KEY not in shown
+
+
+async def test_a_step_name_cannot_smuggle_a_header(provider: _Provider) -> None:
+    """Line breaks and other scripts in an id go out percent-encoded."""
+    request = CallRequest(
+        model="small",
+        messages=(Message(role="user", text="hi"),),
+        max_output_tokens=5,
+        request_id="e/résumé\r\nX-Evil: 1/1",
+    )
+    async with _caller(provider.base_url) as caller:
+        assert isinstance(await caller.call(request), Completed)
+    assert provider.last_call()["request_id"] == "e/r%C3%A9sum%C3%A9%0D%0AX-Evil: 1/1"
+
+
+async def test_text_that_no_json_can_carry_is_rejected_before_it_is_sent(provider: _Provider) -> None:
+    """Half of a surrogate pair ends its event and nothing else."""
+    async with _caller(provider.base_url) as caller:
+        assert await caller.call(_request(text="\ud800")) == Rejected(reason=Reason.BAD_REQUEST)
+
+
+def test_an_unknown_format_is_a_configuration_error() -> None:
+    """At the start, not at the first call."""
+    with pytest.raises(ConfigurationError):
+        _caller("http://127.0.0.1:1/v1", "telepathy")
+
+
+@pytest.mark.parametrize("format", _FORMATS)
+async def test_the_quota_refuses_with_headers_that_the_client_reads(format: str) -> None:
+    """A burst of one, then a wait that the provider names."""
+    provider = _Provider("--requests-per-minute", "6", "--burst-s", "0.1")
+    try:
+        async with _caller(provider.base_url, format) as caller:
+            assert isinstance(await caller.call(_request()), Completed)
+            refused = await caller.call(_request())
+        assert isinstance(refused, Throttled)
+        assert refused.retry_after_s is not None
+        assert 8 < refused.retry_after_s <= 10
+        assert provider.stats()["counts"] == {
+            "calls": 2,
+            "admitted": 1,
+            "refused": 1,
+            "answered": 1,
+            "by_status": {"200": 1, "429": 1},
+        }
+    finally:
+        provider.process.kill()
+        provider.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_provider_ends_at_once_with_calls_at_work(number: signal.Signals) -> None:
+    """Exit code 0 and no waiting for a call that hangs."""
+    provider = _Provider()
+    provider.fault(kind="hang", calls=5)
+    client = httpx.Client(timeout=0.3, trust_env=False)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    with (
+        pytest.raises(httpx.ReadTimeout),
+        client.stream("POST", f"{provider.base_url}/chat/completions", json=body),
+    ):
+        pass
+    provider.process.send_signal(number)
+    wait_until_sync(lambda: provider.process.poll() is not None, timeout_s=5, what="the end of the provider")
+    assert provider.process.returncode == 0
+
+
+def test_what_the_provider_cannot_do_is_wrong_usage() -> None:
+    """Two enforcement models are for a later version, and a limit of nothing is none."""
+    for options in (["--enforcement", "fixed"], ["--enforcement", "log"], ["--requests-per-minute", "0"]):
+        done = subprocess.run(
+            [*_COMMAND, *options],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert options[0] in done.stderr or "must be above 0" in done.stderr
+
+
+def test_a_taken_port_is_one_line_and_exit_code_one(provider: _Provider) -> None:
+    """The message says what to do."""
+    port = provider.address.rsplit(":", 1)[1]
+    done = subprocess.run(
+        [*_COMMAND, "--port", port],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "choose another --port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_calls_are_paged_and_faults_are_checked(provider: _Provider) -> None:
+    """A live reader asks for what is new; a wrong fault is 400 with the place."""
+    httpx.post(
+        f"{provider.base_url}/chat/completions",
+        json={"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+        trust_env=False,
+    )
+    last = provider.last_call()["sequence"]
+    assert [call["sequence"] for call in provider.stats(f"?after={last - 1}")["calls"]] == [last]
+    assert "calls" not in provider.stats("?summary=1")
+    answer = provider.fault(kind="status", status=42)
+    assert answer.status_code == 400
+    assert "status" in answer.json()["error"]
+    assert httpx.get(f"{provider.address}/healthz", trust_env=False).status_code == 200
+    assert httpx.post(f"{provider.base_url}/messages", content=b"[]", trust_env=False).status_code == 400
