@@ -62,9 +62,9 @@ def counted_ids() -> Callable[[], str]:
 class FakeStand:
     """The state in memory on a clock that the test moves."""
 
-    def __init__(self, keeping: Keeping) -> None:
+    def __init__(self, keeping: Keeping, kind: type[FakeState] = FakeState) -> None:
         self._now = START_MS
-        self.fake = FakeState(lambda: self._now, counted_ids(), keeping)
+        self.fake = kind(lambda: self._now, counted_ids(), keeping)
         self.state: State = self.fake
 
     async def now_ms(self) -> int:

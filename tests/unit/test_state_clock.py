@@ -6,6 +6,8 @@ import pytest
 import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.local.redis_server import free_port
@@ -62,7 +64,7 @@ async def test_both_clocks_say_that_redis_is_away() -> None:
     """Before the first answer there is no time; a failed refresh says so in our own words."""
     port = free_port()
     clock = RedisClock(redis.asyncio.Redis(port=port, socket_timeout=0.2), timeout_s=0.2)
-    twin = SyncRedisClock(redis.Redis(port=port, socket_timeout=0.2))
+    twin = SyncRedisClock(redis.Redis(port=port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)))
     with pytest.raises(StateUnavailableError, match="has not been set"):
         clock.now_ms()
     with pytest.raises(StateUnavailableError):

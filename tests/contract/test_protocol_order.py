@@ -1,0 +1,99 @@
+"""The whole protocol under chance: G1 (nothing lost, one end) and G4 (in order per key) rest on this."""
+
+from __future__ import annotations
+
+import pytest
+import redis.asyncio
+
+from sluicegate.state.fake_state import FakeState
+from sluicegate.state.keeping import Keeping
+from tests.contract.broken_states import (
+    ClaimsWithoutContent,
+    ComparesWithWhatWasSeen,
+    CountsAClaimAsAnEnd,
+    IgnoresGen,
+    SwitchesUnconditionally,
+)
+from tests.contract.protocol_world import Conduct, Faults, search
+from tests.contract.state_stands import FakeStand, RedisStand
+
+ONE_FLUSH = Faults(events=1, takeovers=1, relay_crashes=0, lost_answers=0, flushes=1)
+AGAINST_THE_FAKE = [
+    pytest.param(Faults(), 1000, id="two-events"),
+    pytest.param(Faults(events=3, takeovers=1), 700, id="three-events"),
+    pytest.param(Faults(events=1, takeovers=3, lost_answers=2), 1000, id="many-takeovers"),
+    pytest.param(Faults(flushes=1), 700, id="two-events-and-a-flush"),
+    pytest.param(ONE_FLUSH, 1500, id="one-event-and-a-flush"),
+]
+AGAINST_REDIS = [
+    pytest.param(Faults(), 60, id="two-events"),
+    pytest.param(Faults(events=3, takeovers=1), 40, id="three-events"),
+    pytest.param(Faults(flushes=1), 40, id="a-flush"),
+]
+
+
+@pytest.mark.parametrize(("faults", "runs"), AGAINST_THE_FAKE)
+async def test_nothing_is_lost_ended_twice_out_of_order_or_stuck(faults: Faults, runs: int) -> None:
+    """Any interleaving of crash, takeover, zombie, park, release, relay crash and lost answer heals.
+
+    After a flush of Redis still nothing is lost or stuck and no gate stays open.
+    """
+    violation = await search(FakeStand(Keeping()), seed=1, runs=runs, faults=faults)
+    assert violation is None, violation
+
+
+@pytest.mark.parametrize(("faults", "runs"), AGAINST_REDIS)
+async def test_the_real_scripts_hold_the_same_promises(
+    redis_client: redis.asyncio.Redis, faults: Faults, runs: int
+) -> None:
+    """What was searched on the fake is true of the Lua scripts on a real server."""
+    stand = RedisStand(redis_client, Keeping())
+    violation = await search(stand, seed=2, runs=runs, faults=faults)
+    assert violation is None, violation
+
+
+async def must_fail(
+    kind: type[FakeState] = FakeState, *, faults: Faults | None = None, conduct: Conduct | None = None
+) -> str:
+    """Search with one rule broken and return what was found."""
+    stand = FakeStand(Keeping(), kind)
+    violation = await search(stand, seed=1, runs=60_000, faults=faults or Faults(), conduct=conduct)
+    assert violation is not None, "the search is too weak to see what this rule is for"
+    return str(violation)
+
+
+async def test_switching_before_the_copy_is_confirmed_loses_events() -> None:
+    """Negative control: `live` must not name a copy that may never exist."""
+    found = await must_fail(faults=Faults(events=1), conduct=Conduct(switches_before_publishing=True))
+    assert "lost" in found
+
+
+async def test_switching_unconditionally_breaks_the_protocol() -> None:
+    """Negative control: a zombie must not bring back a copy that was acked long ago."""
+    await must_fail(SwitchesUnconditionally)
+
+
+async def test_comparing_with_what_was_seen_breaks_the_protocol() -> None:
+    """Negative control: a copy released before its switch must be adopted, not called stale."""
+    await must_fail(ComparesWithWhatWasSeen)
+
+
+async def test_a_claim_without_content_gives_an_event_two_ends() -> None:
+    """Negative control: who finishes another's claim must publish that very end."""
+    assert "ended twice" in await must_fail(ClaimsWithoutContent)
+
+
+async def test_a_claim_counted_as_an_end_loses_events() -> None:
+    """Negative control: ended means done, or a crash before the publish loses the event."""
+    await must_fail(CountsAClaimAsAnEnd)
+
+
+@pytest.mark.slow
+async def test_without_gen_a_flush_breaks_the_protocol() -> None:
+    """Negative control: a zombie from before the flush must not write on the row made after it."""
+    await must_fail(IgnoresGen, faults=ONE_FLUSH)
+
+
+async def test_a_lane_in_which_lower_origins_wait_their_turn_gets_stuck() -> None:
+    """Negative control: a follower must not keep its predecessor's copy waiting behind itself."""
+    assert "stuck" in await must_fail(conduct=Conduct(lower_origins_overtake=False))

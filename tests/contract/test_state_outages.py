@@ -1,0 +1,163 @@
+"""What RedisState does when Redis is not as it should be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from sluicegate.errors import StateUnavailableError
+from sluicegate.local.redis_server import RedisServer
+from sluicegate.state.api import Copy, Lease, ParkVerdict, Run, Stale
+from sluicegate.state.keys import keys_of
+from sluicegate.state.patient import patiently
+from sluicegate.state.redis_state import RedisState
+from tests.contract.state_stands import GROUP, counted_ids, event
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RedisServer]:
+    """Return a server of the test's own, which it may kill; it keeps its data."""
+    with RedisServer(appendonly=True, extra=("--appendfsync", "always")) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
+    """Return a client of that server that tries once."""
+    client = redis.asyncio.Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+    yield client
+    await client.aclose()
+
+
+def state_on(client: redis.asyncio.Redis, timeout_s: float = 2.0) -> RedisState:
+    """Return the state under test."""
+    return RedisState(client, group=GROUP, new_gen=counted_ids(), timeout_s=timeout_s)
+
+
+async def test_a_flushed_script_cache_is_not_noticed(redis_client: redis.asyncio.Redis) -> None:
+    """NOSCRIPT is answered with the whole script, also in the middle of a pipeline."""
+    state = state_on(redis_client)
+    assert isinstance((await state.take(event(1), Copy())).verdict, Run)
+    await redis_client.script_flush()
+    assert isinstance((await state.take(event(1), Copy())).verdict, Run)
+    await state.renew([Lease(ref=event(1), step=str(step), owner="a") for step in range(3)])
+
+
+async def test_many_events_share_a_few_connections(redis_client: redis.asyncio.Redis) -> None:
+    """Two hundred events at once do not open two hundred connections."""
+    state = state_on(redis_client)
+    async with asyncio.TaskGroup() as group:
+        for offset in range(200):
+            group.create_task(state.take(event(offset, key=str(offset)), Copy()))
+    assert len(await redis_client.client_list()) <= 20
+
+
+async def test_a_killed_server_is_unavailable_and_its_return_is_used(
+    server: RedisServer, client: redis.asyncio.Redis
+) -> None:
+    """The error is ours, and no connection of the old server is left to trip over."""
+    state = state_on(client)
+    await state.take(event(1), Copy())
+    server.kill()
+    with pytest.raises(StateUnavailableError):
+        await state.take(event(1), Copy())
+    server.start()
+    assert isinstance((await patiently(lambda: state.take(event(1), Copy()))).verdict, Run)
+
+
+async def test_what_is_written_after_a_restart_carries_the_new_servers_run_id(
+    server: RedisServer, client: redis.asyncio.Redis
+) -> None:
+    """A row is of the server that wrote it, although the process and its pool lived on."""
+    state = state_on(client)
+    first_run = (await client.info("server"))["run_id"]
+    await state.take(event(1), Copy())
+    server.kill()
+    server.start()
+    await patiently(lambda: state.take(event(2), Copy()))
+    observer = redis.asyncio.Redis.from_url(server.url)
+    second_run = (await observer.info("server"))["run_id"]
+    rows = [await observer.hget(keys_of(GROUP, event(offset)).row, "run") for offset in (1, 2)]
+    await observer.aclose()
+    assert rows == [first_run.encode(), second_run.encode()]
+    assert first_run != second_run
+
+
+async def test_a_switch_lost_with_a_real_server_is_made_up_for(
+    server: RedisServer, client: redis.asyncio.Redis
+) -> None:
+    """G1 through a stale failover: the copy in Kafka counts, not the row that came back older."""
+    state, now_ms = state_on(client), 0
+    verdict = (await state.take(event(1), Copy())).verdict
+    assert isinstance(verdict, Run)
+    first = Copy(id="1-a", replaces="input")
+    switched = await state.park(event(1), Copy(), first, verdict.gen, now_ms)
+    assert switched is ParkVerdict.SWITCHED
+    later = Copy(id="3-c", replaces="2-b")
+    assert (await state.take(event(1), later)).verdict == Stale()
+    server.kill()
+    server.start()
+    taken = await patiently(lambda: state.take(event(1), later))
+    assert taken.switch_was_lost
+    assert taken.verdict == Run(gen=verdict.gen)
+
+
+async def test_a_hung_server_is_given_up_in_time(server: RedisServer, client: redis.asyncio.Redis) -> None:
+    """Every call ends within its timeout, and a late answer is never taken for another call's."""
+    state = state_on(client, timeout_s=0.2)
+    await state.take(event(1), Copy())
+    observer = redis.asyncio.Redis.from_url(server.url)
+    await observer.client_pause(600, all=True)
+    with pytest.raises(StateUnavailableError, match="TimeoutError"):
+        await state.take(event(1), Copy())
+    await observer.client_unpause()
+    await observer.aclose()
+    assert isinstance((await state.take(event(2), Copy())).verdict, Run)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "code"),
+    [("maxmemory", "1", "OutOfMemory"), ("requirepass", "secret-1", "Auth")],
+)
+async def test_a_server_that_refuses_is_unavailable_with_its_reason(
+    server: RedisServer, client: redis.asyncio.Redis, setting: str, value: str, code: str
+) -> None:
+    """Out of memory or a changed password is waited for like an outage, and named; nothing is quoted."""
+    state = state_on(client)
+    await client.config_set(setting, value)
+    await client.connection_pool.disconnect()
+    with pytest.raises(StateUnavailableError, match=code) as caught:
+        await state.take(event(1), Copy())
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_row_of_a_newer_layout_is_left_alone(redis_client: redis.asyncio.Redis) -> None:
+    """During a rolling upgrade an old worker waits instead of misreading."""
+    state = state_on(redis_client)
+    await state.take(event(1), Copy())
+    await redis_client.hset(keys_of(GROUP, event(1)).row, "v", "2")
+    with pytest.raises(StateUnavailableError, match="LAYOUT"):
+        await state.take(event(1), Copy())
+
+
+async def test_every_key_begins_with_the_group_and_names_no_customer(
+    redis_client: redis.asyncio.Redis,
+) -> None:
+    """G7, and an ACL user limited to its prefix: keys carry one hash tag and the key's hash only."""
+    state = state_on(redis_client)
+    ref = event(1, key="jane.doe@example.com")
+    taken = await state.take(ref, Copy())
+    assert isinstance(taken.verdict, Run)
+    await state.park(ref, Copy(), Copy(id="1-a", replaces="input"), taken.verdict.gen, 0)
+    await state.begin(Lease(ref=ref, step="reply", owner="a"), "h1")
+    names = [key.decode() async for key in redis_client.scan_iter()]
+    tags = {name.partition("{")[2].partition("}")[0] for name in names}
+    assert len(names) == 4
+    assert len(tags) == 1
+    assert all(name.startswith(f"{GROUP}:{{support-chat/") for name in names)
+    assert not any("jane" in name for name in names if ":steps:" not in name)
