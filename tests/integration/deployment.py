@@ -98,9 +98,11 @@ class Deployment:
         limits: Mapping[str, float] | None = None,
         stream: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
+        provider: Mapping[str, Any] | None = None,
     ) -> None:
         self.kafka = kafka
         self.prefix = prefix
+        self.group = f"{prefix}-group"
         self.folder = folder
         self.partitions = partitions
         self.config = folder / "sluicegate.toml"
@@ -108,10 +110,21 @@ class Deployment:
         self._limits = dict(limits or {"requests_per_minute": 1200, "tokens_per_minute": 10_000_000})
         self._stream = dict(stream or {})
         self._retry = dict(retry or {})
+        self._provider = dict(provider or {})
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
         self.provider_url = ""
+        self._found: dict[str, list[Seen]] = {}
+        self._reader = Consumer(
+            {
+                "bootstrap.servers": kafka,
+                "group.id": f"{prefix}-reader",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+            }
+        )
 
     # --- topics -----------------------------------------------------------------------------------
 
@@ -125,7 +138,7 @@ class Deployment:
 
     def internal(self, stream: str, name: str) -> str:
         """Name an internal topic: due, dlq, retry.1, ..."""
-        return f"{self.prefix}.{stream}.{name}"
+        return f"{self.group}.{stream}.{name}"
 
     @property
     def topics(self) -> dict[str, int]:
@@ -135,7 +148,7 @@ class Deployment:
             internal = ("due", "dlq", *(f"retry.{tier}" for tier in range(1, len(self.tiers_s) + 1)))
             names += [self.input(stream), self.results(stream)]
             names += [self.internal(stream, name) for name in internal]
-        return dict.fromkeys(names, self.partitions) | {f"{self.prefix}.audit": 1}
+        return dict.fromkeys(names, self.partitions) | {f"{self.group}.audit": 1}
 
     @property
     def tiers_s(self) -> list[float]:
@@ -158,6 +171,7 @@ class Deployment:
                 process.kill()
             if error is not None:
                 sys.stderr.write(f"--- {process.name} ({process.process.returncode})\n{process.tail()}\n")
+        self._reader.close()
         self._stack.close()
 
     def _start_provider(self) -> None:
@@ -172,7 +186,7 @@ class Deployment:
 
     def _write_config(self) -> None:
         tables: dict[str, dict[str, Any]] = {
-            "kafka": {"bootstrap_servers": self.kafka, "group": self.prefix, "session_timeout_s": 6},
+            "kafka": {"bootstrap_servers": self.kafka, "group": self.group, "session_timeout_s": 6},
             "topics": {"partitions": self.partitions, "replication_factor": 1},
             "redis": {"url": self.redis.url},
             "providers.main": {
@@ -180,6 +194,7 @@ class Deployment:
                 "base_url": f"{self.provider_url}/v1",
                 "profile": "openai",
                 "timeout_s": 10,
+                **self._provider,
             },
             "limits.main": self._limits,
             "retry": {"in_place_max_s": 2, "base_s": 0.5, **self._retry, "tiers_s": self.tiers_s},
@@ -240,31 +255,21 @@ class Deployment:
         assert producer.flush(30) == 0
 
     def read(self, topic: str) -> list[Seen]:
-        """Read a whole topic as of now, in partition order, without a group."""
-        reader = Consumer(
-            {
-                "bootstrap.servers": self.kafka,
-                "group.id": "reader",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-            }
-        )
-        found: list[Seen] = []
-        for number in range(self.topics[topic]):
-            place = TopicPartition(topic, number, 0)
-            low, high = reader.get_watermark_offsets(place, timeout=20)
-            place.offset = low
-            reader.assign([place])
-            while reader.position([place])[0].offset < high:
-                message = reader.poll(5)
-                if message is None:
-                    break
+        """Return a whole topic as of now, each partition in its order; reads only what is new."""
+        found = self._found.setdefault(topic, [])
+        places = [TopicPartition(topic, number) for number in range(self.topics[topic])]
+        ends = {place.partition: self._reader.get_watermark_offsets(place, timeout=20)[1] for place in places}
+        next_of = dict.fromkeys(ends, 0) | {seen.partition: seen.offset + 1 for seen in found}
+        wanted = [number for number, end in ends.items() if next_of[number] < end]
+        self._reader.assign([TopicPartition(topic, number, next_of[number]) for number in wanted])
+        while any(next_of[number] < ends[number] for number in wanted):
+            messages = self._reader.consume(500, timeout=5)
+            assert messages, f"nothing more to read of {topic}"
+            for message in messages:
                 assert message.error() is None, message.error()
                 found.append(_seen(message))
-                if found[-1].offset >= high - 1:
-                    break
-        reader.close()
-        return found
+                next_of[found[-1].partition] = found[-1].offset + 1
+        return sorted(found, key=lambda seen: (seen.partition, seen.offset))
 
     def wait_for_ends(self, stream: str, count: int, *, timeout_s: float) -> list[Seen]:
         """Return the results and dead letters once `count` events (by origin) have one."""
