@@ -344,4 +344,5 @@ def test_the_transports_own_error_decides_whether_the_call_was_sent(
     error: Exception, reason: Reason, counts: bool, on_the_wire: bool
 ) -> None:
     """What httpx-aiohttp makes of an error says too little: a broken connection is a ConnectTimeout there."""
+    assert isinstance(error, CALL_ERRORS)
     assert read_exception(error) == Failed(reason=reason, counts=counts, on_the_wire=on_the_wire)

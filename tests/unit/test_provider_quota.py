@@ -114,6 +114,16 @@ def test_a_slice_begins_with_the_calendar_second() -> None:
     assert [quota.take(1, at) == 0 for at in times] == [True, True, False, True, True, False]
 
 
+def test_a_call_larger_than_a_slice_is_paid_back_by_the_next_ones() -> None:
+    """Three and a half seconds of tokens at once: the fourth second has half of its share left."""
+    quota = Quota(_limits(Enforcement.SLICE, tokens=60_000), _START_S)
+    assert quota.take(3500, _START_S) == 0
+    assert quota.take(500, _START_S + 0.5) == pytest.approx(2.5)
+    assert quota.take(500, _START_S + 2.9) > 0
+    assert quota.take(501, _START_S + 3.0) > 0
+    assert quota.take(500, _START_S + 3.0) == 0
+
+
 def test_output_charged_late_may_leave_a_debt() -> None:
     """What was given out is charged, room or not."""
     quota = Quota(_limits(tokens=60_000), _START_S)
