@@ -19,7 +19,7 @@ from sluicegate.settings import Settings
 from sluicegate.topics import relay_group, stream_topics
 
 _READ_TIMEOUT_S = 10.0
-_POLL_S = 0.2
+_POLL_S = 0.05  # `consume` waits until its batch is full or this is over
 _BATCH_RECORDS = 500
 _PREFETCH_RECORDS = 1_000
 _PREFETCH_KBYTES = 4_096

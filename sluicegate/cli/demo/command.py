@@ -107,10 +107,10 @@ def demo(
     Console(soft_wrap=True).print(ledger_table(ledger))
     if json is not None:
         json.write_bytes(orjson.dumps(ledger.as_json(), option=orjson.OPT_INDENT_2) + b"\n")
-    broken = ledger.broken(worker_was_killed=kill_worker)
+    broken = () if naive else ledger.broken(worker_was_killed=kill_worker)
     if broken:
         sys.stderr.write(f"not as promised: {', '.join(broken)}\n")
-    return 1 if broken and not naive else 0
+    return 1 if broken else 0
 
 
 def _run(options: DemoOptions) -> Ledger:

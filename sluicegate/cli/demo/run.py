@@ -120,7 +120,6 @@ class _Run:
                 publishing.stop()
             if publishing.error is not None:
                 raise publishing.error
-            self.view.note("stopping every process with SIGTERM")
         return self._ledger()
 
     @contextmanager
@@ -142,6 +141,7 @@ class _Run:
             self.crew.start_all()
             yield
         finally:
+            self.view.note("stopping every worker and the relay with SIGTERM")
             for name, code in self.crew.stop_all().items():
                 self.view.note(f"{name} ended with exit code {code}")
 

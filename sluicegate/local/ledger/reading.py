@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from sluicegate.local.ledger.parsing import StreamRules, read_copy, read_ended, 
 from sluicegate.records import Record
 from sluicegate.topics import StreamTopics
 
-_POLL_S = 10.0
+# `consume` waits until its batch is full or this is over, so it ends every topic's reading.
+_POLL_S = 0.1
+_SILENT_S = 20.0
 _BATCH_RECORDS = 500
 _PREFETCH_RECORDS = 2_000
 _PREFETCH_KBYTES = 8_192
@@ -116,13 +119,16 @@ class _TopicReader:
             consumer.close()
 
     def _until_read(self, consumer: Consumer, unread: dict[Partition, Bounds]) -> Iterator[Record]:
+        heard_s = time.monotonic()
         while unread:
             messages = consumer.consume(_BATCH_RECORDS, timeout=_POLL_S)
             for message in messages:
                 yield _checked(message)
             for place in self._reached(consumer, unread):
                 del unread[place]
-            if not messages and unread:
+            if messages:
+                heard_s = time.monotonic()
+            elif unread and time.monotonic() - heard_s > _SILENT_S:
                 raise BrokerError("Kafka did not hand out records that it holds; is the broker up?")
 
     @staticmethod
