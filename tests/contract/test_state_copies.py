@@ -207,6 +207,7 @@ async def test_claim_and_finish_make_a_row_that_a_flush_took(stand: Stand) -> No
     gen = await run_gen(stand, event(5))
     await stand.flush()
     assert await stand.state.claim(event(5), gen, RESULT) == Claimed(end=RESULT)
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx(8 * 24 * HOUR_MS, abs=5000)
     assert (await stand.state.take(event(5), FIRST)).verdict == Finish(gen=gen, end=RESULT)
     await stand.flush()
     assert await stand.state.finish(event(5), gen, RESULT) is EndVerdict.DONE
@@ -313,3 +314,29 @@ async def test_a_dead_letters_mark_stays_as_long_as_the_dlq(stand: Stand) -> Non
     """A replay may come as long as the dead letter lies there."""
     await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
     assert await stand.remembers_for_ms(event(5)) == pytest.approx(30 * 24 * HOUR_MS, abs=5000)
+
+
+async def test_a_row_parked_far_ahead_is_there_when_its_copy_comes(stand: Stand) -> None:
+    """The switch alone keeps the row until the copy's due time and the horizon."""
+    gen = await run_gen(stand, event(5))
+    due_at_ms = await stand.now_ms() + 48 * HOUR_MS
+    await stand.state.park(event(5), INPUT, FIRST, gen, due_at_ms)
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx((48 + 7 * 24) * HOUR_MS, abs=5000)
+    await end(stand, event(5), gen)
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx((48 + 7 * 24) * HOUR_MS, abs=5000)
+
+
+async def test_a_shorter_second_park_does_not_shorten_the_mark(stand: Stand) -> None:
+    """A zombie's copy with a later due time may still turn up."""
+    gen = await run_gen(stand, event(5))
+    await park(stand, event(5), FIRST, gen, 48 * HOUR_MS)
+    await park(stand, event(5), SECOND, gen, HOUR_MS)
+    await end(stand, event(5), gen)
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx((48 + 7 * 24) * HOUR_MS, abs=5000)
+
+
+async def test_the_end_of_an_event_known_by_its_copy_alone_is_marked_for_the_horizon(stand: Stand) -> None:
+    """After a flush nobody knows what other copies exist: the mark waits for them."""
+    gen = await run_gen(stand, event(5), FIRST)
+    await end(stand, event(5), gen)
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx(7 * 24 * HOUR_MS, abs=5000)

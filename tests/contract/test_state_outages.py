@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import redis.asyncio
@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.local.redis_server import RedisServer
-from sluicegate.state.api import Copy, Lease, ParkVerdict, Run, Stale
+from sluicegate.state.api import Copy, End, EndKind, Lease, ParkVerdict, Run, Stale
 from sluicegate.state.keys import keys_of
 from sluicegate.state.patient import patiently
 from sluicegate.state.redis_state import RedisState
@@ -117,7 +117,7 @@ async def test_a_hung_server_is_given_up_in_time(server: RedisServer, client: re
         await state.take(event(1), Copy())
     await observer.client_unpause()
     await observer.aclose()
-    assert isinstance((await state.take(event(2), Copy())).verdict, Run)
+    assert isinstance((await patiently(lambda: state.take(event(2), Copy()))).verdict, Run)
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,44 @@ async def test_a_server_that_refuses_is_unavailable_with_its_reason(
     assert "secret" not in str(caught.value)
 
 
-async def test_a_row_of_a_newer_layout_is_left_alone(redis_client: redis.asyncio.Redis) -> None:
+NEXT = Copy(id="1-a", replaces="input")
+RESULT = End(kind=EndKind.RESULT)
+LEASE = Lease(ref=event(1), step="reply", owner="a")
+METHODS: dict[str, Callable[[RedisState], Awaitable[object]]] = {
+    "take": lambda state: state.take(event(1), Copy()),
+    "intend_park": lambda state: state.intend_park(event(1), 0),
+    "park": lambda state: state.park(event(1), Copy(), NEXT, "gen-1", 0),
+    "claim": lambda state: state.claim(event(1), "gen-1", RESULT),
+    "finish": lambda state: state.finish(event(1), "gen-1", RESULT),
+    "begin": lambda state: state.begin(LEASE, "h1"),
+    "complete": lambda state: state.complete(LEASE, "h1", b"answer"),
+    "earlier": lambda state: state.earlier(event(1)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_newer_layout_is_left_alone(redis_client: redis.asyncio.Redis, method: str) -> None:
     """During a rolling upgrade an old worker waits instead of misreading."""
-    state = state_on(redis_client)
-    await state.take(event(1), Copy())
-    await redis_client.hset(keys_of(GROUP, event(1)).row, "v", "2")
+    state, keys = state_on(redis_client), keys_of(GROUP, event(1))
+    await redis_client.hset(keys.row, mapping={"v": "2", "gen": "gen-1", "live": "input"})
+    await redis_client.hset(keys.steps, "v", "2")
     with pytest.raises(StateUnavailableError, match="LAYOUT"):
-        await state.take(event(1), Copy())
+        await METHODS[method](state)
+
+
+async def test_the_gate_outlives_the_rows_that_opened_it(redis_client: redis.asyncio.Redis) -> None:
+    """A follower must find its predecessor open for as long as a copy of that may come."""
+    state, keys = state_on(redis_client), keys_of(GROUP, event(1))
+    gate_keys = (keys.gate, keys.gate_entries)
+    await state.take(event(1), NEXT)
+    adopted_ms = [await redis_client.pttl(key) for key in gate_keys]
+    seconds, _ = await redis_client.time()
+    due_at_ms = (seconds + 48 * 3600) * 1000
+    await state.park(event(1), NEXT, Copy(id="2-b", replaces="1-a"), "gen-1", due_at_ms)
+    parked_ms = [await redis_client.pttl(key) for key in gate_keys]
+    day_ms = 86_400_000
+    assert adopted_ms == [pytest.approx(8 * day_ms, abs=5000)] * 2
+    assert parked_ms == [pytest.approx(9 * day_ms, abs=5000)] * 2
 
 
 async def test_every_key_begins_with_the_group_and_names_no_customer(
