@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-MAX_METADATA_BYTES = 4096
-"""What a broker takes by default (`offset.metadata.max.bytes`); the text is ASCII: characters are bytes."""
+MAX_METADATA_BYTES = 4095
+"""What a broker takes by default (`offset.metadata.max.bytes`: 4096), less the NUL that commits end with.
+
+The text is ASCII: characters are bytes."""
 
 MAX_SPAN_OFFSETS = 1 << 22
 """How far above its base a map may reach. Bounds the memory a hostile map can ask for to 512 KiB."""

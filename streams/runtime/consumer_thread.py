@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _FETCH_MAX_WAIT_MS = 500
 _COMMIT_TIMEOUT_S = 10.0
 _REJOIN_BACKOFF_S = 1.0
+# librdkafka's readers take commit metadata for a C string and run past the end of one that is not
+# terminated; its own commits end with this, so ours do too.
+_END = "\0"
 
 # What no retry cures: a person has to change rights, names or settings.
 FATAL_ERRORS = (
@@ -191,7 +194,8 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             commit = commits.get(tp)
             known = commit is not None and commit.offset >= 0
             found[TP(tp.topic, tp.partition)] = Committed(
-                offset=commit.offset if known else None, metadata=commit.metadata if known else ""
+                offset=commit.offset if known else None,
+                metadata=commit.metadata.rstrip(_END) if known else "",
             )
             if not consumer._subscription.is_assigned(tp):
                 continue
@@ -208,7 +212,7 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         if consumer._coordinator.generation != generation:
             return False
         offsets = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(commit.offset, commit.metadata)
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(commit.offset, commit.metadata + _END)
             for tp, commit in commits.items()
         }
         try:
@@ -222,7 +226,9 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             return False
         except errors.OffsetMetadataTooLargeError:
             # The broker's offset.metadata.max.bytes is lower than ours: work above the watermark repeats.
-            self.log.error("the broker refuses done-maps: raise its offset.metadata.max.bytes to 4096")
+            self.log.error(
+                "the broker refuses done-maps: raise its offset.metadata.max.bytes to 4096 or more"
+            )
             return await self._commit_offsets(
                 generation, {tp: replace(commit, metadata="") for tp, commit in commits.items()}
             )
