@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.local.redis_server import RedisServer
-from sluicegate.state.api import Copy, End, EndKind, Lease, ParkVerdict, Run, Stale
+from sluicegate.state.api import Copy, End, EndKind, HistoryEntry, Lease, ParkVerdict, Run, Stale
 from sluicegate.state.keys import keys_of
 from sluicegate.state.patient import patiently
 from sluicegate.state.redis_state import RedisState
@@ -174,6 +174,19 @@ async def test_the_gate_outlives_the_rows_that_opened_it(redis_client: redis.asy
     day_ms = 86_400_000
     assert adopted_ms == [pytest.approx(8 * day_ms, abs=5000)] * 2
     assert parked_ms == [pytest.approx(9 * day_ms, abs=5000)] * 2
+
+
+async def test_a_finished_event_leaves_no_content_and_a_history_of_a_week(
+    redis_client: redis.asyncio.Redis,
+) -> None:
+    """G7: what was claimed goes with the end; the conversation goes a week after its last line."""
+    state, keys = state_on(redis_client), keys_of(GROUP, event(1))
+    said = HistoryEntry(speaker="agent", text="hello")
+    spoken = End(kind=EndKind.RESULT, value=b"private", history=(said,))
+    await state.claim(event(1), "gen-1", spoken)
+    await state.finish(event(1), "gen-1", spoken)
+    assert b"private" not in b"".join((await redis_client.hgetall(keys.row)).values())
+    assert await redis_client.pttl(keys.history) == pytest.approx(7 * 86_400_000, abs=5000)
 
 
 async def test_every_key_begins_with_the_group_and_names_no_customer(
