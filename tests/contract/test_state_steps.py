@@ -154,9 +154,13 @@ async def test_a_dead_letters_steps_stay_as_long_as_the_dlq(stand: Stand) -> Non
 
 
 async def test_open_steps_outlive_the_deadline_by_a_week(stand: Stand) -> None:
-    """An event parked for long finds its completed steps."""
+    """An event parked for long finds its completed steps and its history, whichever came first."""
     await stand.state.begin(lease("a"), "h1")
-    assert await stand.remembers_steps_for_ms(event(5)) == pytest.approx(8 * DAY_MS, abs=5000)
+    await stand.state.complete(lease("a", ref=event(6)), "h1", b"answer")
+    await stand.state.earlier(event(7))
+    for offset in (5, 6, 7):
+        kept_ms = await stand.remembers_steps_for_ms(event(offset))
+        assert kept_ms == pytest.approx(8 * DAY_MS, abs=5000)
 
 
 async def test_the_history_holds_what_earlier_events_left_in_order(stand: Stand) -> None:
