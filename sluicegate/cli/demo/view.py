@@ -55,8 +55,10 @@ class View:
         """Show the scene: at once on a terminal, else every 5 s."""
         if self._live is not None:
             self._live.update(Group(scene_table(scene), Text(quota_line(scene))), refresh=True)
-        elif self._clock() - self._said_at_s >= _PLAIN_EVERY_S:
-            self._said_at_s = self._clock()
+            return
+        now_s = self._clock()
+        if now_s - self._said_at_s >= _PLAIN_EVERY_S:
+            self._said_at_s = now_s
             self.note(plain_line(scene))
 
 
