@@ -14,6 +14,7 @@ from rich.console import Console
 
 from consumers.inspection.backlog import StreamBacklog, TierBacklog
 from sluicegate.cli.demo.command import demo, ledger_table
+from sluicegate.cli.demo.crew import running_in
 from sluicegate.cli.demo.inputs import demo_input, mixed, record_of_event
 from sluicegate.cli.demo.plan import CHAT, DOCUMENTS, NOWHERE, DemoNames, DemoOptions, write_settings
 from sluicegate.cli.demo.view import Scene, View, plain_line, quota_line
@@ -149,17 +150,35 @@ def scene(*, stats: dict[str, Any] | None = None, is_naive: bool = False) -> Sce
         results=6,
         dead_letters=1,
     )
-    return Scene(at_s=12.3, now_ms=2_000, backlogs=(backlog,), provider=stats, is_naive=is_naive)
+    return Scene(
+        at_s=12.3,
+        now_ms=2_000,
+        backlogs=(backlog,),
+        provider=stats,
+        running={"documents": 9},
+        is_naive=is_naive,
+    )
 
 
 def test_a_line_tells_each_stream_and_the_quota() -> None:
     """What was published, runs, is parked where and until when, is done; and the 429s."""
     line = plain_line(scene(stats=STATS))
 
-    assert "documents: 20 published, 4 running" in line
+    assert "documents: 20 published, 9 running" in line
     assert "3 (tier 1: 2, next in 3 s; tier 2: 1) parked, 11 done" in line
     assert "requests 3 of 7 free" in line
     assert "429s: 2" in line
+
+
+def test_what_runs_is_read_from_the_workers_metrics() -> None:
+    """By stream; other metrics and comments are passed over."""
+    text = (
+        "# TYPE sluicegate_events_running gauge\n"
+        'sluicegate_events_running{stream="documents"} 12.0\n'
+        'sluicegate_events_admitted{stream="documents"} 99.0\n'
+    )
+
+    assert running_in(text) == {"documents": 12}
 
 
 def test_a_cut_is_shown_as_one() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import orjson
 from cyclopts import Parameter, validators
@@ -115,6 +116,8 @@ def demo(
 
 def _run(options: DemoOptions) -> Ledger:
     folder = Path(tempfile.mkdtemp(prefix="sluicegate-demo-"))
+    # SIGTERM unwinds like Ctrl-C, so that no child process outlives the run.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with View(Console(stderr=True), plain=options.plain) as view:
             ledger = run_demo(options, view, folder)
@@ -126,6 +129,10 @@ def _run(options: DemoOptions) -> Ledger:
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return ledger
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def ledger_table(ledger: Ledger) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -51,6 +52,15 @@ class Crew:
             if (code := member.exit_code) is not None:
                 raise StackError(f"{member.name} ended by itself with code {code}:\n{member.tail()}")
 
+    def running(self) -> dict[str, int]:
+        """Return how many events each stream's workers say they are at; a silent stream is left out."""
+        counts: dict[str, int] = {}
+        with httpx.Client(timeout=_ASK_TIMEOUT_S, trust_env=False) as client:
+            for port in self._members.values():
+                for stream, count in running_in(_metrics(client, port)).items():
+                    counts[stream] = counts.get(stream, 0) + count
+        return counts
+
     def stop_all(self) -> dict[str, int]:
         """Send SIGTERM to all and return the exit codes that are not 0."""
         codes = stop_all(tuple(self._members), timeout_s=_STOP_TIMEOUT_S)
@@ -85,6 +95,19 @@ class Crew:
                     )
                 if waiting:
                     time.sleep(_READY_POLL_S)
+
+
+def running_in(metrics: str) -> dict[str, int]:
+    """Read the events at work, by stream, out of a process's metrics."""
+    found = re.finditer(r'^sluicegate_events_running\{stream="([^"]*)"\} ([0-9.e+]+)$', metrics, re.MULTILINE)
+    return {match[1]: int(float(match[2])) for match in found}
+
+
+def _metrics(client: httpx.Client, port: int) -> str:
+    try:
+        return client.get(f"http://127.0.0.1:{port}/metrics").text
+    except httpx.HTTPError:
+        return ""
 
 
 def _answers(client: httpx.Client, port: int) -> bool:

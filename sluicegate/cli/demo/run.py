@@ -192,8 +192,12 @@ class _Run:
             now_ms=time.time_ns() // 1_000_000,
             backlogs=inspector.look(),
             provider=self.records.summary(),
+            running=self._running(),
             is_naive=self.naive is not None,
         )
+
+    def _running(self) -> dict[str, int]:
+        return {} if self.crew is None else self.crew.running()
 
     def _cut(self) -> None:
         if self.records.cut(CUT_S):

@@ -20,12 +20,16 @@ _PLAIN_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One look at the run. `provider` is the simulator's summary, None where there is none."""
+    """One look at the run. `provider` is the simulator's summary, None where there is none.
+
+    `running` is what the workers themselves say, by stream: what Kafka knows of it is a lower bound.
+    """
 
     at_s: float
     now_ms: int
     backlogs: Sequence[StreamBacklog]
     provider: Mapping[str, Any] | None
+    running: Mapping[str, int]
     is_naive: bool = False
 
 
@@ -71,7 +75,7 @@ def scene_table(scene: Scene) -> Table:
         grid.add_row(
             backlog.stream,
             str(backlog.published),
-            str(backlog.running),
+            str(_running(backlog, scene)),
             parked_words(backlog, scene.now_ms),
             str(backlog.due),
             str(_done(backlog, scene)),
@@ -83,7 +87,7 @@ def scene_table(scene: Scene) -> Table:
 def plain_line(scene: Scene) -> str:
     """Return the scene as one line."""
     streams = (
-        f"{backlog.stream}: {backlog.published} published, {backlog.running} running, "
+        f"{backlog.stream}: {backlog.published} published, {_running(backlog, scene)} running, "
         f"{parked_words(backlog, scene.now_ms)} parked, {_done(backlog, scene)} done"
         for backlog in scene.backlogs
     )
@@ -118,6 +122,10 @@ def quota_line(scene: Scene) -> str:
 def _when(due_at_ms: int, now_ms: int) -> str:
     words = duration((due_at_ms - now_ms) / 1000)
     return words if words == "now" else f"in {words}"
+
+
+def _running(backlog: StreamBacklog, scene: Scene) -> int:
+    return scene.running.get(backlog.stream, backlog.running)
 
 
 def _done(backlog: StreamBacklog, scene: Scene) -> int:
