@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, TopicPartition
@@ -65,6 +65,7 @@ class NaiveLlm:
     settings: StreamSettings
     identity: str
     chance: random.Random
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     usage: Usage = field(default_factory=Usage)
 
     async def complete(
@@ -99,7 +100,7 @@ class NaiveLlm:
             if isinstance(outcome, Rejected):
                 raise CallRejectedError(outcome.reason, outcome.http_status)
             if attempt <= _RETRIES:
-                await asyncio.sleep(_FIRST_BACKOFF_S * 2 ** (attempt - 1) + self.chance.uniform(0, _JITTER_S))
+                await self.sleep(_FIRST_BACKOFF_S * 2 ** (attempt - 1) + self.chance.uniform(0, _JITTER_S))
         raise GivenUpError
 
 
