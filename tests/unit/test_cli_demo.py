@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,7 @@ def test_the_exit_code_says_whether_promises_were_kept(
 ) -> None:
     """And the JSON has every key, whatever it says."""
     monkeypatch.setattr("sluicegate.cli.demo.command.run_demo", lambda *_: ledger)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     path = tmp_path / "out.json"
 
     assert demo(json=path, plain=True, **options) == code  # type: ignore[arg-type]  # only flags are given
