@@ -31,7 +31,7 @@ demo: install ## run the main job on the embedded stack
 	$(BIN)/sluicegate demo
 
 test: install ## run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 check: install ## lint, types and import contracts
 	$(BIN)/ruff check .

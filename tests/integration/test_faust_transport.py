@@ -150,7 +150,7 @@ async def test_the_commit_never_passes_an_unfinished_record(kafka: str, plan: Ap
     reader.close()
     assert {place.offset for place in places} == {3}
     # Other clients read exactly the map that was committed, however their libraries keep strings.
-    assert {decode(3, place.metadata).done for place in places} == {DoneMap.of(3, range(4, 10))}
+    assert {decode(3, place.metadata or "").done for place in places} == {DoneMap.of(3, range(4, 10))}
 
 
 async def test_no_record_is_lost_when_members_join_before_the_first_commit(kafka: str, plan: AppPlan) -> None:
