@@ -12,6 +12,7 @@ from sluicegate.processing.conclusion import STALE, Conclusion, DecisionWord, Ta
 from sluicegate.processing.letters import Death, LetterReason, dead_letter, reason_of, stub_of
 from sluicegate.processing.publishing import PersistentPublisher
 from sluicegate.processing.reading import Delivered
+from sluicegate.processing.results import PREDECESSOR_DEAD_LETTERED
 from sluicegate.records import OutgoingRecord
 from sluicegate.state.api import Claimed, End, EndKind, Ends, EndVerdict
 from sluicegate.state.patient import patiently
@@ -39,7 +40,18 @@ class Ending:
         self, delivered: Delivered, gen: str, end: End, slot: Slot[Delivered]
     ) -> Conclusion | TakeAgain:
         """End the event in this way, or in the way that an earlier claim stored."""
-        claim = await patiently(lambda: self.ends.claim(delivered.ref, gen, end))
+        return await self._claim_and_finish(delivered, gen, end, slot, replaces=None)
+
+    async def _claim_and_finish(
+        self,
+        delivered: Delivered,
+        gen: str,
+        end: End,
+        slot: Slot[Delivered],
+        *,
+        replaces: EndKind | None,
+    ) -> Conclusion | TakeAgain:
+        claim = await patiently(lambda: self.ends.claim(delivered.ref, gen, end, replaces=replaces))
         match claim:
             case Claimed(end=stored):
                 return await self.finish(delivered, gen, stored, slot)
@@ -55,14 +67,26 @@ class Ending:
     async def finish(
         self, delivered: Delivered, gen: str, end: End, slot: Slot[Delivered]
     ) -> Conclusion | TakeAgain:
-        """Publish a claimed end and mark it done."""
-        with slot.publishing():
-            published = await self._publish(delivered, end)
-            verdict = await patiently(lambda: self.ends.finish(delivered.ref, gen, published))
+        """Publish a claimed end and mark it done.
+
+        A result that its topic will never take gives way to a dead letter, whose claim replaces the
+        result's before anything is published: a crash at any point leaves one end to publish. A refusal
+        that is not about the record's size concerns every event: it is raised and stops the process.
+        """
+        try:
+            with slot.publishing():
+                await self._publish(delivered, end)
+                verdict = await patiently(lambda: self.ends.finish(delivered.ref, gen, end))
+        except RecordTooLargeError:
+            if end.kind is not EndKind.RESULT:
+                raise
+            death = Death(reason=LetterReason.RESULT_TOO_LARGE.value)
+            letter = dead_letter(delivered, death, self.clock.now_ms())
+            return await self._claim_and_finish(delivered, gen, letter, slot, replaces=EndKind.RESULT)
         match verdict:
             case EndVerdict.DONE:
-                self._count(delivered, published)
-                return Conclusion(verdict=Verdict.ACK, decision=DecisionWord(published.kind.value))
+                self._count(delivered, end)
+                return Conclusion(verdict=Verdict.ACK, decision=DecisionWord(end.kind.value))
             case EndVerdict.ALREADY_DONE:
                 return self._stale(delivered)
             case EndVerdict.TAKE_AGAIN:
@@ -70,29 +94,17 @@ class Ending:
             case _:
                 assert_never(verdict)
 
-    async def _publish(self, delivered: Delivered, end: End) -> End:
-        """Publish the end, or what its topic takes of it, and return what was published.
-
-        Whoever finishes the same claim later meets the same refusal and takes the same way out. A refusal
-        that is not about the record's size concerns every event: it is raised and stops the process.
-        """
+    async def _publish(self, delivered: Delivered, end: End) -> None:
         match end.kind:
             case EndKind.RECORDED:
-                return end
+                return
             case EndKind.RESULT:
-                try:
-                    await self._send(delivered, self.topics.results, end)
-                    return end
-                except RecordTooLargeError:
-                    death = Death(reason=LetterReason.RESULT_TOO_LARGE.value)
-                    letter = dead_letter(delivered, death, self.clock.now_ms())
-                    return await self._publish(delivered, letter)
+                await self._send(delivered, self.topics.results, end)
             case EndKind.DEAD_LETTER:
                 try:
                     await self._send(delivered, self.topics.dlq, end)
                 except RecordTooLargeError:
                     await self._send(delivered, self.topics.dlq, stub_of(end))
-                return end
             case _:
                 assert_never(end.kind)
 
@@ -111,3 +123,5 @@ class Ending:
         self.metrics.ended.labels(stream=stream, kind=end.kind.value).inc()
         if end.kind is EndKind.DEAD_LETTER:
             self.metrics.dead_letters.labels(stream=stream, reason=reason_of(end.headers)).inc()
+        if end.kind is EndKind.RESULT and any(name == PREDECESSOR_DEAD_LETTERED for name, _ in end.headers):
+            self.metrics.repairs.labels(stream=stream, kind=PREDECESSOR_DEAD_LETTERED).inc()

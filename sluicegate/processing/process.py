@@ -146,8 +146,8 @@ class EventProcessor:
                 )
             case Behind() as behind:
                 return await self._stand_behind(delivered, behind, item, slot, account)
-            case Run(gen=gen):
-                return await self._run(delivered, gen, slot, account)
+            case Run() as run:
+                return await self._run(delivered, run, slot, account)
             case _:
                 assert_never(taken.verdict)
 
@@ -175,8 +175,9 @@ class EventProcessor:
         )
 
     async def _run(
-        self, delivered: Delivered, gen: str, slot: Slot[Delivered], account: Account
+        self, delivered: Delivered, run: Run, slot: Slot[Delivered], account: Account
     ) -> Conclusion | TakeAgain:
+        gen = run.gen
         if isinstance(delivered, BadDelivery):
             return await self._die(delivered, gen, death_by_bytes(delivered), slot, account)
         if has_expired(delivered.envelope.time_ms, self._rules.policy, self._clock.now_ms()):
@@ -190,7 +191,7 @@ class EventProcessor:
             fate=fate,
             account=account,
         )
-        outcome = await self._handle(delivered, steps, fate)
+        outcome = await self._handle(delivered, run, steps, fate)
         steps.close()
         return await self._conclude(delivered, gen, outcome, steps, fate, slot, account)
 
@@ -230,7 +231,7 @@ class EventProcessor:
             case End() as end:
                 return await self._ending.end(delivered, gen, end, slot)
 
-    async def _handle(self, delivery: Delivery, steps: EventSteps, fate: Fate) -> End | Death:
+    async def _handle(self, delivery: Delivery, run: Run, steps: EventSteps, fate: Fate) -> End | Death:
         """Run the handler and return what it came to, unless `fate` knows better."""
         handler = self._rules.handler
         history = EventHistory(self._ports.histories, delivery.ref, fate)
@@ -242,7 +243,7 @@ class EventProcessor:
             return recorded(history.appended)
         if handler.result is None or not isinstance(answer, handler.result):
             return handler_bug("WrongResult")
-        return result(delivery, answer, history.appended, self._clock.now_ms())
+        return result(delivery, answer, history.appended, self._clock.now_ms(), run.dead_predecessor)
 
     async def _die(
         self, delivered: Delivered, gen: str, death: Death, slot: Slot[Delivered], account: Account

@@ -8,14 +8,27 @@ from sluicegate.processing.reading import Delivery
 from sluicegate.retry.headers import origin_headers
 from sluicegate.state.api import End, EndKind, HistoryEntry
 
+# The key's event at this origin offset came before and ended as a dead letter.
+PREDECESSOR_DEAD_LETTERED = "predecessor-dead-lettered"
+
 
 def recorded(history: tuple[HistoryEntry, ...]) -> End:
     """Return the end of an event that has nothing to publish."""
     return End(kind=EndKind.RECORDED, history=history)
 
 
-def result(delivery: Delivery, answer: Result, history: tuple[HistoryEntry, ...], now_ms: int) -> End:
-    """Return the result with its envelope. Its `ce_id` is the event's identity, however often it is made."""
+def result(
+    delivery: Delivery,
+    answer: Result,
+    history: tuple[HistoryEntry, ...],
+    now_ms: int,
+    dead_predecessor: int | None,
+) -> End:
+    """Return the result with its envelope. Its `ce_id` is the event's identity, however often it is made.
+
+    A header names the key's earlier event, by its origin offset, that this one was to follow and that
+    ended as a dead letter.
+    """
     headers = binary_headers(
         id=delivery.ref.identity,
         source=f"sluicegate/{delivery.ref.stream}",
@@ -24,9 +37,10 @@ def result(delivery: Delivery, answer: Result, history: tuple[HistoryEntry, ...]
         causation_id=delivery.event_id,
         traceparent=delivery.envelope.traceparent,
     )
+    dead = () if dead_predecessor is None else ((PREDECESSOR_DEAD_LETTERED, b"%d" % dead_predecessor),)
     return End(
         kind=EndKind.RESULT,
         value=write_model(answer),
-        headers=(*headers, *origin_headers(delivery.ref.origin, delivery.origin_timestamp_ms)),
+        headers=(*headers, *origin_headers(delivery.ref.origin, delivery.origin_timestamp_ms), *dead),
         history=history,
     )

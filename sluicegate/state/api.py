@@ -81,9 +81,13 @@ class End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Run the handler."""
+    """Run the handler. `dead_predecessor`: the origin offset of the key's latest dead letter before it.
+
+    It is told to an ordered key's events up to and including the first that ends with a result.
+    """
 
     gen: str
+    dead_predecessor: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +170,19 @@ class EndVerdict(StrEnum):
 class Ends(Protocol):
     """One end an event: claimed with its content, published, confirmed, done."""
 
-    async def claim(self, ref: EventRef, gen: str, end: End) -> Claimed | EndVerdict:
-        """Store the end unless one is stored; the first claim wins. Never answers DONE."""
+    async def claim(
+        self, ref: EventRef, gen: str, end: End, *, replaces: EndKind | None = None
+    ) -> Claimed | EndVerdict:
+        """Store the end unless one is stored; the first claim wins. Never answers DONE.
+
+        Only a stored claim of the kind `replaces` gives way: the one that its topic refused for ever.
+        """
 
     async def finish(self, ref: EventRef, gen: str, end: End) -> EndVerdict:
-        """Mark the confirmed end done, close the origin, append its history, drop a result's steps."""
+        """Mark the confirmed end done, close the origin, append its history, drop a result's steps.
+
+        `end` is what was published; its kind counts, whatever was claimed.
+        """
 
 
 # --- Steps ----------------------------------------------------------------------------------------

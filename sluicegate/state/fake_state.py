@@ -67,6 +67,12 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _DeadLetter:
+    offset: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
     owner: str
     until_ms: int
@@ -115,6 +121,7 @@ class FakeState:
         """Forget everything, as FLUSHALL does."""
         self._rows: dict[tuple[_Key, Origin], Row] = {}
         self._gates: dict[tuple[_Key, str, int], dict[int, _Open]] = {}
+        self._dead_letters: dict[tuple[_Key, str, int], _DeadLetter] = {}
         self._steps: dict[tuple[_Key, str], _StepsOfEvent] = {}
         self._conversations: dict[_Key, _Conversation] = {}
 
@@ -157,7 +164,8 @@ class FakeState:
         if row.is_cancelled:
             return Taken(verdict=Cancelled(gen=gen), switch_was_lost=was_lost)
         behind, healed = self._look_ahead(ref, gen)
-        return Taken(verdict=behind or Run(gen=gen), switch_was_lost=was_lost, gates_healed=healed)
+        run = Run(gen=gen, dead_predecessor=self._dead_predecessor(ref))
+        return Taken(verdict=behind or run, switch_was_lost=was_lost, gates_healed=healed)
 
     async def intend_park(self, ref: EventRef, due_at_ms: int) -> None:
         """Note that a copy due then is about to be published, so that the end's mark outlives it."""
@@ -183,8 +191,10 @@ class FakeState:
 
     # --- Ends -------------------------------------------------------------------------------------
 
-    async def claim(self, ref: EventRef, gen: str, end: End) -> Claimed | EndVerdict:
-        """Store the end unless one is stored; the first claim wins."""
+    async def claim(
+        self, ref: EventRef, gen: str, end: End, *, replaces: EndKind | None = None
+    ) -> Claimed | EndVerdict:
+        """Store the end unless one of another kind than `replaces` is stored; the first claim wins."""
         self._check()
         row = self._row(ref)
         if row.gen is not None and not self._same_life(row, gen):
@@ -192,7 +202,7 @@ class FakeState:
         if row.phase is Phase.DONE:
             return EndVerdict.ALREADY_DONE
         row.gen = row.gen or gen
-        if row.phase is Phase.CLAIMED:
+        if row.phase is Phase.CLAIMED and not (replaces is not None and row.kind is replaces):
             return Claimed(end=self._stored_end(row, end))
         row.phase, row.kind = Phase.CLAIMED, end.kind
         self._store_end(row, end)
@@ -208,9 +218,10 @@ class FakeState:
         if row.phase is Phase.DONE:
             return EndVerdict.ALREADY_DONE
         row.gen = row.gen or gen
-        row.kind = kind = row.kind or end.kind
+        row.kind = kind = end.kind
         row.phase, row.end, row.is_cancelled = Phase.DONE, None, False
         self._gate(ref).pop(ref.origin.offset, None)
+        self._mark_dead_letter(ref, kind)
         self._append(ref, end.history)
         now, steps = self._now_ms(), self._steps.get((_key(ref), ref.identity))
         is_dead = kind is EndKind.DEAD_LETTER
@@ -347,7 +358,26 @@ class FakeState:
         return max(self._now_ms() + self._keeping.open_ms, due_ms)
 
     def _gate(self, ref: EventRef) -> dict[int, _Open]:
-        return self._gates.setdefault((_key(ref), ref.origin.topic, ref.origin.partition), {})
+        return self._gates.setdefault(_place(ref), {})
+
+    def _dead_letter(self, ref: EventRef) -> int | None:
+        letter = self._dead_letters.get(_place(ref))
+        return letter.offset if letter is not None and letter.expires_at_ms > self._now_ms() else None
+
+    def _dead_predecessor(self, ref: EventRef) -> int | None:
+        offset = self._dead_letter(ref)
+        return offset if ref.ordered and offset is not None and offset < ref.origin.offset else None
+
+    def _mark_dead_letter(self, ref: EventRef, kind: EndKind) -> None:
+        """Remember a key's dead letter until a later event of it has a result."""
+        if not ref.ordered:
+            return
+        known, offset = self._dead_letter(ref), ref.origin.offset
+        if kind is EndKind.DEAD_LETTER and (known is None or known < offset):
+            until_ms = self._now_ms() + self._keeping.history_ms
+            self._dead_letters[_place(ref)] = _DeadLetter(offset=offset, expires_at_ms=until_ms)
+        elif kind is EndKind.RESULT and known is not None and known <= offset:
+            del self._dead_letters[_place(ref)]
 
     def _confirm_open(self, ref: EventRef, row: Row) -> None:
         """A delivered copy that counts is open under this run of the server."""
@@ -382,6 +412,10 @@ class FakeState:
 
 def _key(ref: EventRef) -> _Key:
     return ref.stream, ref.key
+
+
+def _place(ref: EventRef) -> tuple[_Key, str, int]:
+    return _key(ref), ref.origin.topic, ref.origin.partition
 
 
 def _is_earlier(left: Origin, origin: Origin) -> bool:

@@ -21,6 +21,7 @@ class Keys:
     row: str
     gate: str
     gate_entries: str
+    dead_letter: str
     steps: str
     history: str
 
@@ -34,6 +35,7 @@ def keys_of(group: str, ref: EventRef) -> Keys:
         row=f"{tagged}:row:{ref.origin}",
         gate=f"{tagged}:gate:{place}",
         gate_entries=f"{tagged}:gate-entries:{place}",
+        dead_letter=f"{tagged}:dead-letter:{place}",
         steps=f"{tagged}:steps:{ref.identity}",
         history=f"{tagged}:history",
     )

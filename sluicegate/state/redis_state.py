@@ -14,6 +14,7 @@ from sluicegate.state.api import (
     Claimed,
     Copy,
     End,
+    EndKind,
     EndVerdict,
     EventRef,
     Finish,
@@ -71,7 +72,7 @@ class RedisState:
         reply = await self._runner.run(
             Call(
                 script=self._take,
-                keys=(keys.row, keys.gate, keys.gate_entries),
+                keys=(keys.row, keys.gate, keys.gate_entries, keys.dead_letter),
                 args=(
                     *(copy.id, copy.replaces or "", self._new_gen()),
                     *(ref.origin.offset, int(ref.ordered)),
@@ -103,9 +104,11 @@ class RedisState:
 
     # --- Ends -------------------------------------------------------------------------------------
 
-    async def claim(self, ref: EventRef, gen: str, end: End) -> Claimed | EndVerdict:
-        """Store the end unless one is stored; the first claim wins."""
-        args = (gen, end.kind.value, pack_end(end), self._keeping.open_ms)
+    async def claim(
+        self, ref: EventRef, gen: str, end: End, *, replaces: EndKind | None = None
+    ) -> Claimed | EndVerdict:
+        """Store the end unless one of another kind than `replaces` is stored; the first claim wins."""
+        args = (gen, end.kind.value, pack_end(end), self._keeping.open_ms, replaces or "")
         reply = await self._runner.run(Call(script=self._claim, keys=(self._keys(ref).row,), args=args))
         match reply:
             case [b"claimed"]:
@@ -122,11 +125,12 @@ class RedisState:
         reply = await self._runner.run(
             Call(
                 script=self._finish,
-                keys=(keys.row, keys.gate, keys.gate_entries, keys.steps, keys.history),
+                keys=(keys.row, keys.gate, keys.gate_entries, keys.steps, keys.history, keys.dead_letter),
                 args=(
                     *(gen, end.kind.value, ref.origin.offset),
                     *(keeping.mark_ms, keeping.dead_letter_ms, keeping.horizon_ms),
                     *(keeping.history_ms, keeping.history_entries, keeping.history_bytes),
+                    int(ref.ordered),
                     *(head + pack_entry(entry) for entry in end.history),
                 ),
             )
@@ -193,8 +197,9 @@ def _place(ref: EventRef) -> str:
 
 def _taken(reply: list[bytes | int]) -> Taken:
     match reply:
-        case [b"run", bytes() as gen, lost, int() as healed]:
-            return Taken(verdict=Run(gen=gen.decode()), switch_was_lost=lost == 1, gates_healed=healed)
+        case [b"run", bytes() as gen, lost, int() as healed, int() as dead]:
+            run = Run(gen=gen.decode(), dead_predecessor=dead if dead >= 0 else None)
+            return Taken(verdict=run, switch_was_lost=lost == 1, gates_healed=healed)
         case [b"behind", bytes() as gen, lost, int() as healed, int() as offset, int() as due_at_ms]:
             behind = Behind(gen=gen.decode(), predecessor_offset=offset, predecessor_due_at_ms=due_at_ms)
             return Taken(verdict=behind, switch_was_lost=lost == 1, gates_healed=healed)

@@ -1,9 +1,10 @@
 -- Take: what to do with a delivered record.
--- KEYS: 1 row HASH, 2 gate ZSET (member = score = offset), 3 gate entries HASH (offset -> "<due_at_ms> <run_id>")
+-- KEYS: 1 row HASH, 2 gate ZSET (member = score = offset), 3 gate entries HASH (offset -> "<due_at_ms> <run_id>"),
+--       4 dead letter STRING (see finish)
 -- ARGV: 1 run_id of the server, 2 copy id, 3 the id it replaces ('' = none), 4 a fresh gen, 5 origin offset,
 --       6 '1' when ordered, 7 open keeping ms, 8 horizon ms, 9 heal after ms
 -- Reply: {verdict, gen, switch was lost 0|1, gates healed, ...} with verdict
---        'stale' | 'run' | 'cancelled' | 'finish' (..., stored end) | 'behind' (..., offset, due_at_ms)
+--        'stale' | 'run' (..., offset of the key's latest dead letter before it or -1) | 'cancelled' | 'finish' (..., stored end) | 'behind' (..., offset, due_at_ms)
 local row, gate, entries = KEYS[1], KEYS[2], KEYS[3]
 local run, mine, replaces, offset = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local is_copy, is_gated = mine ~= 'input', ARGV[6] == '1'
@@ -72,4 +73,6 @@ while is_gated do
   redis.call('HDEL', entries, lower)
   healed = healed + 1
 end
-return {'run', gen, lost, healed}
+local dead = is_gated and tonumber(redis.call('GET', KEYS[4]) or '-1') or -1
+if dead >= tonumber(offset) then dead = -1 end
+return {'run', gen, lost, healed, dead}

@@ -184,6 +184,71 @@ async def test_the_first_claim_wins_and_the_second_gets_its_content(stand: Stand
     assert await stand.state.claim(event(5), gen, RESULT) == Claimed(end=DEAD)
 
 
+async def test_a_claim_that_cannot_be_published_gives_way_once(stand: Stand) -> None:
+    """A result that its topic refused is replaced by the dead letter, and that one by nothing more."""
+    gen = await run_gen(stand, event(5))
+    await stand.state.claim(event(5), gen, RESULT)
+    other = End(kind=EndKind.DEAD_LETTER, value=b"another run's")
+
+    claimed = await stand.state.claim(event(5), gen, DEAD, replaces=EndKind.RESULT)
+
+    assert claimed == Claimed(end=DEAD)
+    assert (await stand.state.take(event(5), INPUT)).verdict == Finish(gen=gen, end=DEAD)
+    again = await stand.state.claim(event(5), gen, other, replaces=EndKind.RESULT)
+    assert again == Claimed(end=DEAD)
+
+
+async def test_a_replacement_neither_revives_a_done_event_nor_touches_another_row(stand: Stand) -> None:
+    """Done stays done, and a row made after a flush is not the one whose claim was refused."""
+    gen = await run_gen(stand, event(5))
+    await end(stand, event(5), gen)
+    done = await stand.state.claim(event(5), gen, DEAD, replaces=EndKind.RESULT)
+    assert done is EndVerdict.ALREADY_DONE
+    await stand.flush()
+    await run_gen(stand, event(5))
+    other = await stand.state.claim(event(5), gen, DEAD, replaces=EndKind.RESULT)
+    assert other is EndVerdict.TAKE_AGAIN
+
+
+async def test_the_kind_that_was_published_is_the_kind_that_is_kept(stand: Stand) -> None:
+    """A dead letter published for a claimed result is remembered as long as dead letters are."""
+    gen = await run_gen(stand, event(5))
+    await stand.state.claim(event(5), gen, RESULT)
+    assert await stand.state.finish(event(5), gen, DEAD) is EndVerdict.DONE
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx(30 * 24 * HOUR_MS, abs=5000)
+
+
+async def _dead_predecessor(stand: Stand, ref: EventRef) -> int | None:
+    verdict = (await stand.state.take(ref, INPUT)).verdict
+    assert isinstance(verdict, Run)
+    return verdict.dead_predecessor
+
+
+async def test_followers_of_a_dead_letter_hear_of_it_until_one_has_a_result(stand: Stand) -> None:
+    """A recorded follower tells nobody, so the next one hears of it too; a result ends it."""
+    await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
+    assert await _dead_predecessor(stand, event(6)) == 5
+    recorded = End(kind=EndKind.RECORDED)
+    await end(stand, event(6), await run_gen(stand, event(6)), recorded)
+    assert await _dead_predecessor(stand, event(7)) == 5
+    await end(stand, event(7), await run_gen(stand, event(7)))
+    assert await _dead_predecessor(stand, event(8)) is None
+
+
+async def test_a_dead_letter_is_told_to_later_ordered_events_of_its_key_and_partition_alone(
+    stand: Stand,
+) -> None:
+    """Nobody else was to follow it; an unordered dead letter had no followers."""
+    await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
+    assert await _dead_predecessor(stand, event(4)) is None
+    assert await _dead_predecessor(stand, event(6, partition=1)) is None
+    assert await _dead_predecessor(stand, event(6, key="c-2")) is None
+    assert await _dead_predecessor(stand, event(6, ordered=False)) is None
+    loose = event(9, key="c-3", ordered=False)
+    await end(stand, loose, await run_gen(stand, loose), DEAD)
+    assert await _dead_predecessor(stand, event(10, key="c-3")) is None
+
+
 async def test_after_done_a_zombie_publishes_nothing(stand: Stand) -> None:
     """A claim or finish after done answers so; a park is refused."""
     gen = await run_gen(stand, event(5))

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from sluicegate.delivery.dispatcher import Verdict
+from sluicegate.errors import RecordTooLargeError
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Outcome, Reason, Throttled
 from sluicegate.records import OutgoingRecord, Record
@@ -147,6 +148,16 @@ def chat(world: World) -> Record:
     return world.chat()
 
 
+def chat_with_a_large_answer(world: World) -> Record:
+    """Return a message whose result is refused as too large until its dead letter is there."""
+    world.publisher.refuse = lambda record: (
+        RecordTooLargeError("too large")
+        if record.topic == world.topics.results and not world.letters
+        else None
+    )
+    return world.chat()
+
+
 def bad(world: World) -> Record:
     """Return a record that is no event."""
     return world.record(b"{", key=b"c-1")
@@ -163,6 +174,7 @@ Script = Callable[[CallRequest], Outcome]
 SCENARIOS: dict[str, tuple[str, Callable[[], Script], Callable[[World], Record]]] = {
     "answered": ("support-chat", lambda: plain, chat),
     "parked and answered": ("support-chat", refusing_once, chat),
+    "answered too long": ("support-chat", lambda: plain, chat_with_a_large_answer),
     "bad record": ("support-chat", lambda: plain, bad),
     "document with a refused chunk": ("documents", refusing_a_sibling, document),
 }

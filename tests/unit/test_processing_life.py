@@ -12,7 +12,7 @@ from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Failed, Halted, Outcome, Reason, Rejected, Throttled
 from sluicegate.records import Origin
 from sluicegate.retry.headers import parse_retry_headers
-from sluicegate.state.api import Copy, Lease
+from sluicegate.state.api import Copy, EndKind, Lease
 from tests.unit.processing_world import START_MS, World, answer, headers_of, value_of
 from tests.waiting import wait_until
 
@@ -246,6 +246,20 @@ async def test_a_follower_is_set_aside_while_its_predecessor_waits_here() -> Non
     assert len(world.lines) == 1
 
 
+async def test_a_dead_letters_follower_says_so_in_its_result() -> None:
+    """The first result of the key after a dead letter names it and is counted; the next one does not."""
+    world = world_with(Rejected(reason=Reason.CONTENT_REFUSED, http_status=400))
+    await world.deliver(world.chat("first"))
+
+    await world.deliver(world.chat("second", turn=1))
+    await world.deliver(world.chat("third", turn=2))
+
+    second, third = (headers_of(result) for result in world.results)
+    assert second["predecessor-dead-lettered"] == "0"
+    assert "predecessor-dead-lettered" not in third
+    assert world.count("repairs", stream="support-chat", kind="predecessor-dead-lettered") == 1
+
+
 async def test_a_rejected_call_ends_its_event_with_the_providers_reason() -> None:
     """What the provider will never take becomes a dead letter: original record, reason, status, origin."""
     world = world_with(Rejected(reason=Reason.CONTENT_REFUSED, http_status=400))
@@ -337,6 +351,10 @@ async def test_a_result_too_large_for_its_topic_becomes_a_dead_letter() -> None:
 
     assert headers_of(world.letters[0])["dlq-reason"] == "result-too-large"
     assert world.letters[0].value == record.value
+    row = world.state.row_of(world.item(record).payload.ref)
+    assert row is not None
+    assert row.kind is EndKind.DEAD_LETTER
+    assert world.count("events_ended", stream="support-chat", kind="dead-letter") == 1
 
 
 async def test_a_topic_that_takes_nothing_stops_the_process() -> None:
