@@ -25,10 +25,10 @@ class Profile(StrEnum):
     GENERIC = "generic"
 
 
-def cost_of(profile: Profile | str, prompt_bytes: int, max_output_tokens: int) -> Cost:
-    """Return what to reserve for one call. Raises ValueError for an unknown profile."""
+def cost_of(profile: Profile, prompt_bytes: int, max_output_tokens: int) -> Cost:
+    """Return what to reserve for one call."""
     prompt = prompt_tokens(prompt_bytes)
-    match Profile(profile):
+    match profile:
         case Profile.OPENAI:
             return Cost(tokens=max(max_output_tokens, prompt))
         case Profile.AZURE | Profile.ANTHROPIC | Profile.GENERIC:
@@ -37,12 +37,12 @@ def cost_of(profile: Profile | str, prompt_bytes: int, max_output_tokens: int) -
             assert_never(other)
 
 
-def actual_cost(profile: Profile | str, reserved: Cost, usage: Usage | None) -> Cost | None:
+def actual_cost(profile: Profile, reserved: Cost, usage: Usage | None) -> Cost | None:
     """Return what to settle: None keeps the reservation. `usage` is None when the call gave no answer.
 
     Anthropic does not count input read from its cache (most models); `usage.input_tokens` includes it.
     """
-    match Profile(profile):
+    match profile:
         case Profile.OPENAI | Profile.AZURE:
             return None
         case Profile.ANTHROPIC:

@@ -37,7 +37,7 @@ class Wire:
 
     caller: LlmCaller
     limiter: Limiter
-    profile: Profile | str
+    profile: Profile
     steps: Steps
     clock: Clock
     metrics: Metrics

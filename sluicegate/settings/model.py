@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from sluicegate.errors import ConfigurationError
 from sluicegate.limiter.api import Lane
+from sluicegate.limiter.profiles import Profile
 from sluicegate.settings.nearest import hint
 
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
@@ -35,15 +36,6 @@ class ProviderFormat(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
-
-
-class Profile(StrEnum):
-    """How a provider charges tokens against its limits."""
-
-    OPENAI = "openai"
-    AZURE = "azure"
-    ANTHROPIC = "anthropic"
-    GENERIC = "generic"
 
 
 class _Section(BaseModel):

@@ -14,6 +14,7 @@ from sluicegate.delivery.dispatcher import Item, Slot, Verdict
 from sluicegate.errors import PublishError
 from sluicegate.limiter.api import WaitersReleasedError
 from sluicegate.limiter.fake import FakeLimiter
+from sluicegate.limiter.profiles import Profile
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Completed, Outcome, Usage
 from sluicegate.processing.calling import Wire
@@ -179,7 +180,7 @@ class World:
             wire=Wire(
                 caller=self.wrap("caller", self.caller),
                 limiter=limiter,
-                profile="generic",
+                profile=Profile.GENERIC,
                 steps=state,
                 clock=self.clock,
                 metrics=self.metrics,

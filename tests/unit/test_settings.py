@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sluicegate.errors import ConfigurationError
 from sluicegate.limiter.api import Lane
-from sluicegate.settings import Profile, ProviderFormat, Settings, load_settings
+from sluicegate.limiter.profiles import Profile
+from sluicegate.settings import ProviderFormat, Settings, load_settings
 from sluicegate.settings.model import section_fields
 
 NOTHING: Mapping[str, str] = {}
