@@ -23,7 +23,7 @@ class EventHistory:
 
     async def earlier(self) -> tuple[HistoryEntry, ...]:
         """Return what earlier events of the key left; the same at every attempt at this event."""
-        self._fate.check()
+        await self._fate.check()
         try:
             return await patiently(lambda: self._histories.earlier(self._ref))
         except Exception as error:

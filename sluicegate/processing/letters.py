@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from sluicegate.errors import CallRejectedError
 from sluicegate.processing.reading import BadDelivery, Delivered
+from sluicegate.processing.signals import StepRejectedError
 from sluicegate.records import Headers
 from sluicegate.retry.decisions import DeadLetter, Progress
 from sluicegate.retry.headers import RETRY_HEADER_NAMES, RetryHeaders, with_retry_headers
@@ -79,7 +80,12 @@ def death_by_error(error: BaseException) -> Death:
     rejections = [leaf for leaf in leaves if isinstance(leaf, CallRejectedError)]
     if len(rejections) == len(leaves):
         first = rejections[0]
-        return Death(reason=first.reason, cause=first.reason, http_status=first.http_status)
+        return Death(
+            reason=first.reason,
+            cause=first.reason,
+            http_status=first.http_status,
+            progress=first.progress if isinstance(first, StepRejectedError) else None,
+        )
     bug = next(leaf for leaf in leaves if not isinstance(leaf, CallRejectedError))
     return handler_bug(type(bug).__name__)
 

@@ -7,8 +7,11 @@ the processor looks at first, and the signal that unwinds the handler is not an 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
+from sluicegate.errors import CallRejectedError
+from sluicegate.llm.outcomes import Reason
 from sluicegate.retry.decisions import DeadLetter, Park, Progress
 
 
@@ -52,6 +55,15 @@ class EventUnwoundError(BaseException):
     """Carries nothing: what was decided is in the event's `Fate`. Handlers must let it pass."""
 
 
+class StepRejectedError(CallRejectedError):
+    """A rejection that knows how far its step had come: what a dead letter says of its last call."""
+
+    def __init__(self, reason: Reason, http_status: int | None, progress: Progress) -> None:
+        """`progress` counts the rejected call."""
+        super().__init__(reason.value, http_status)
+        self.progress = progress
+
+
 class Fate:
     """The first decision about one delivery; later ones change nothing."""
 
@@ -64,7 +76,9 @@ class Fate:
             self.decided = decided
         return EventUnwoundError()
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raise the signal again when the event is decided: nothing more is begun for it."""
         if self.decided is not None:
+            # A handler that catches everything and asks again would otherwise hold up the whole process.
+            await asyncio.sleep(0)
             raise EventUnwoundError

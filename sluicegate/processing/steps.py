@@ -27,7 +27,15 @@ from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.pauses import Pauses
 from sluicegate.processing.progress import DeliveryProgress
 from sluicegate.processing.reading import Delivery
-from sluicegate.processing.signals import AlreadyOver, Broken, Fate, Left, MustDie, MustPark
+from sluicegate.processing.signals import (
+    AlreadyOver,
+    Broken,
+    Fate,
+    Left,
+    MustDie,
+    MustPark,
+    StepRejectedError,
+)
 from sluicegate.processing.wire import WireCalls
 from sluicegate.retry.decisions import DeadLetter, Park, Progress, RetryInPlace, decide, decide_blocked
 from sluicegate.retry.policy import RetryPolicy
@@ -115,7 +123,7 @@ class EventSteps:
             request_hash=request_hash(request),
             cost=cost_of(self._ports.wire.profile, prompt_bytes(request), request.max_output_tokens),
         )
-        self._fate.check()
+        await self._fate.check()
         try:
             completion = await self._answer(wanted)
         except WaitersReleasedError:
@@ -164,7 +172,7 @@ class EventSteps:
     async def _call_until_decided(self, wanted: _Wanted, lease: Lease) -> Completed:
         progress = self.progress.of_step()
         while True:
-            self._fate.check()
+            await self._fate.check()
             permit = await self._permit(wanted, progress)
             # No await between the permit and its task: from here the task settles it.
             outcome = await self._send(wanted, lease, permit, progress.attempt + 1)
@@ -172,7 +180,9 @@ class EventSteps:
                 case Completed():
                     return outcome
                 case Rejected(reason=reason, http_status=http_status):
-                    raise CallRejectedError(reason.value, http_status)
+                    # Only its number counts: a rejection that the handler catches leaves no failure behind.
+                    rejected = replace(progress, attempt=progress.attempt + 1)
+                    raise StepRejectedError(reason, http_status, rejected)
                 case Throttled() | Failed() | Halted():
                     progress = await self._retry_or_unwind(outcome, progress)
                 case _:

@@ -90,6 +90,29 @@ async def test_nothing_is_begun_after_a_decision() -> None:
     assert len(world.parked) == 1
 
 
+async def test_a_handler_that_catches_everything_and_asks_again_holds_up_nobody() -> None:
+    """Each question after the decision lets the other events of the process run."""
+    others_ran = asyncio.Event()
+    questions = 0
+
+    async def run(chat: SupportChat, ctx: Context) -> ChatReply | None:
+        nonlocal questions
+        while questions < 1000 and not others_ran.is_set():
+            try:
+                await ctx.llm.complete(step="reply", user="hi")
+            except BaseException:  # noqa: BLE001 - what a careless handler may do
+                questions += 1
+                asyncio.get_running_loop().call_soon(others_ran.set)
+        return None
+
+    world = world_of(run, script=lambda request: REFUSED)
+
+    assert await world.deliver(world.chat()) is Verdict.ACK
+
+    assert questions < 10
+    assert len(world.parked) == 1
+
+
 async def test_calls_on_the_wire_finish_and_are_kept_before_their_event_parks() -> None:
     """When one call must wait, its sibling's answer is awaited, stored, and not paid for again."""
     arrived = asyncio.Event()

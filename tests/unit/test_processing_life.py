@@ -278,6 +278,19 @@ async def test_a_rejected_call_ends_its_event_with_the_providers_reason() -> Non
     assert world.count("dead_letters", stream="support-chat", reason="content-refused") == 1
 
 
+async def test_a_rejection_after_retries_in_place_tells_the_number_of_its_call() -> None:
+    """The dead letter's attempt is the rejected call's, not the first one of the delivery."""
+    busy = Throttled(reason=Reason.OVERLOADED, http_status=529)
+    world = world_with(busy, busy, Rejected(reason=Reason.CONTENT_REFUSED, http_status=400))
+
+    await world.deliver(world.chat())
+
+    headers = headers_of(world.letters[0])
+    assert headers["retry-attempt"] == "3"
+    assert headers["retry-first-failed-at-ms"] == str(START_MS)
+    assert len(world.caller.requests) == 3
+
+
 async def test_failures_that_count_end_an_event_after_max_attempts() -> None:
     """The last allowed failure is a dead letter; the reason generalises, the cause is kept."""
     broken = Failed(reason=Reason.SERVER_ERROR, counts=True, on_the_wire=True, http_status=500)
