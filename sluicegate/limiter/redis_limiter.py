@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import math
 import random as random_module
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.api import Ask, Blocked, Cost, NeverFits, Permit, WaitersReleasedError
-from sluicegate.limiter.booking import Answer, Batch, GiveBack, Quota, Reply, Request, Settlement, Verdict
+from sluicegate.limiter.booking import Answer, Batch, Quota, Reply, Request, Verdict
+from sluicegate.limiter.courier import Courier
 from sluicegate.limiter.link import BookingLink
+from sluicegate.limiter.unsettled import Unsettled
 from sluicegate.limiter.waiters import BlockView, Booking, Waiter, WaiterHeap
 from sluicegate.telemetry.metrics import Metrics
 
@@ -29,10 +29,7 @@ MOST_AHEAD = 32
 LOOK_EVERY_S = 1.0
 CONFIRM_AFTER_S = 1.0
 LATE_S = 0.05
-SETTLE_WITHIN_S = 0.05
 WAKE_UP_S = 0.001
-FIRST_BACKOFF_S = 0.05
-LONGEST_BACKOFF_S = 1.0
 
 
 class RedisLimiter:
@@ -53,32 +50,26 @@ class RedisLimiter:
         timeout_s: float = 0.25,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        self._link = BookingLink(client, scope=scope, quota=quota, process_id=process_id, timeout_s=timeout_s)
+        link = BookingLink(client, scope=scope, quota=quota, process_id=process_id, timeout_s=timeout_s)
+        self._courier = Courier(link, scope=scope, metrics=metrics, random=random)
         self._scope = scope
         self._quota = quota
         self._metrics = metrics
         self._process_id = process_id
         self._timeout_s = timeout_s
-        self._random = random
         self._waiters = WaiterHeap()
         self._booked: set[Waiter] = set()
         self._under_way: list[Waiter] = []
         self._to_confirm: list[Waiter] = []
-        self._unused: list[GiveBack] = []
-        self._settlements: list[Settlement] = []
-        self._settle_at = math.inf
-        self._granted: dict[str, Booking | None] = {}
         self._permits = itertools.count()
-        self._sequences = itertools.count(1)
         self._wake = asyncio.Event()
+        self._unsettled = Unsettled(self._wake.set)
         self._block = BlockView()
         self._block_wanted_until = 0.0
         self._block_sent: asyncio.Future[None] | None = None
         self._blocked_until_us = 0
         self._generation = 0
         self._look_at = 0.0
-        self._round_trip_s = 0.001
-        self._is_up = False
         self._is_draining = False
 
     # --- what callers use -------------------------------------------------------------------------
@@ -115,18 +106,7 @@ class RedisLimiter:
 
         A cost of nothing at all says that the call was never made.
         """
-        booking = self._granted.pop(permit.id, None)
-        if booking is None or actual is None or actual == booking.cost:
-            return
-        if actual == Cost(requests=0, tokens=0):
-            self._give_back(booking)
-            return
-        extra = Cost(
-            requests=max(0, actual.requests - booking.cost.requests),
-            tokens=actual.tokens - booking.cost.tokens,
-        )
-        self._settlements.append(Settlement(generation=booking.generation, extra=extra))
-        self._settle_soon()
+        self._unsettled.settle(permit, actual)
 
     async def block(self, seconds: float, reason: str) -> None:
         """Stop all calls of the scope; here at once, elsewhere when Redis has it (awaited for 250 ms)."""
@@ -161,7 +141,7 @@ class RedisLimiter:
         while True:
             self._wake.clear()
             self._metrics.limiter_blocked_seconds.labels(self._scope).set(self.blocked_for_s())
-            if self._is_up and not self._quota.is_limited:
+            if self._courier.is_up and not self._quota.is_limited:
                 self._grant_unlimited()
             if self._has_to_send():
                 await self._exchange()
@@ -170,7 +150,7 @@ class RedisLimiter:
 
     async def _sleep(self) -> None:
         head = self._waiters.head()
-        due_at = min(self._look_at, self._settle_at)
+        due_at = min(self._look_at, self._unsettled.due_at)
         if head is not None and not self._quota.is_limited:
             due_at = min(due_at, self._now() + max(WAKE_UP_S, self.blocked_for_s()))
         elif head is not None and head.retry_at > self._now():
@@ -186,7 +166,7 @@ class RedisLimiter:
         return (
             bool(self._to_confirm)
             or self._block_sent is not None
-            or now >= min(self._look_at, self._settle_at)
+            or now >= min(self._look_at, self._unsettled.due_at)
             or self._may_book(len(self._booked), now)
         )
 
@@ -202,7 +182,7 @@ class RedisLimiter:
     def _allowed_ahead(self, head: Waiter) -> int:
         """Return how many bookings may be open at once: what the quota starts in one round trip."""
         apart_us = max(1, *self._quota.times_us(head.ask.cost))
-        return max(1, min(MOST_AHEAD, math.ceil((self._round_trip_s + WAKE_UP_S) * 1e6 / apart_us)))
+        return max(1, min(MOST_AHEAD, math.ceil((self._courier.round_trip_s + WAKE_UP_S) * 1e6 / apart_us)))
 
     def _take_requesters(self) -> list[Waiter]:
         taken, self._to_confirm = self._to_confirm[:MOST_AHEAD], self._to_confirm[MOST_AHEAD:]
@@ -217,17 +197,19 @@ class RedisLimiter:
     async def _exchange(self) -> None:
         """Send one batch, again and again until Redis answers, and act on the reply."""
         requesters = self._under_way = self._take_requesters()
+        give_backs, settlements = self._unsettled.take()
         batch = Batch(
-            give_backs=tuple(sorted(self._unused, key=lambda unused: unused.number, reverse=True)),
-            settlements=tuple(self._settlements),
+            give_backs=give_backs,
+            settlements=settlements,
             requests=tuple(map(_request, requesters)),
             horizon_us=int(HORIZON_S * 1e6),
         )
-        self._unused, self._settlements, self._settle_at = [], [], math.inf
         block_sent, self._block_sent = self._block_sent, None
-        has_content = bool(batch.give_backs or batch.settlements or batch.requests or block_sent)
-        sequence = next(self._sequences) if has_content else 0
-        reply, was_repeated = await self._send(batch, sequence, is_block=block_sent is not None)
+        reply, was_repeated = await self._courier.bring(
+            batch,
+            is_look=not (give_backs or settlements or requesters or block_sent),
+            blocked_until=None if block_sent is None else lambda: self._block_wanted_until,
+        )
         self._under_way = []
         if block_sent is not None:
             block_sent.set_result(None)
@@ -236,37 +218,6 @@ class RedisLimiter:
         for waiter, answer in zip(requesters, reply.answers, strict=True):
             self._act(waiter, answer, reply, is_old=was_repeated)
         self._answer_impatient()
-
-    async def _send(self, batch: Batch, sequence: int, *, is_block: bool) -> tuple[Reply, bool]:
-        """Return the reply, and whether it may be one from memory, long after its bookings were made."""
-        for failures in itertools.count():
-            sent_at = self._now()
-            if is_block:
-                block_us = max(0, math.ceil((self._block_wanted_until - sent_at) * 1e6))
-                batch = dataclasses.replace(batch, block_us=block_us)
-            try:
-                reply = await self._link.send(batch, sequence)
-            except StateUnavailableError as exc:
-                self._went_away(exc)
-                longest_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**failures)
-                await asyncio.sleep(longest_s * (1 + self._random()) / 2)
-            else:
-                self._came_back(self._now() - sent_at)
-                return reply, failures > 0
-        raise AssertionError("count() never ends")
-
-    def _went_away(self, error: StateUnavailableError) -> None:
-        if self._is_up:
-            _log.warning("limiter.redis-away", scope=self._scope, error=str(error))
-        self._is_up = False
-        self._metrics.redis_up.set(0)
-
-    def _came_back(self, round_trip_s: float) -> None:
-        if not self._is_up:
-            _log.info("limiter.redis-answers", scope=self._scope)
-        self._is_up = True
-        self._metrics.redis_up.set(1)
-        self._round_trip_s += (round_trip_s - self._round_trip_s) / 8
 
     # --- acting on what Redis said ------------------------------------------------------------------
 
@@ -330,7 +281,10 @@ class RedisLimiter:
         if waiter.answer.done():
             self._drop_booking(waiter)
         elif is_confirmed and booking.start_at <= self._now():
-            self._grant(waiter)
+            if self.blocked_for_s() > 0:  # learned while the batch was under way, so Redis did not know
+                self._confirm(waiter)
+            else:
+                self._grant(waiter)
         else:
             self._booked.add(waiter)
             waiter.timer = asyncio.get_running_loop().call_at(
@@ -374,7 +328,7 @@ class RedisLimiter:
             cost=waiter.ask.cost,
             waited_s=waited_s,
         )
-        self._granted[permit.id] = booking
+        self._unsettled.expect(permit, booking)
         lane = waiter.ask.lane.name.lower()
         self._metrics.limiter_wait_seconds.labels(self._scope, lane).observe(waited_s)
         waiter.answer.set_result(permit)
@@ -422,16 +376,7 @@ class RedisLimiter:
             waiter.timer = None
         booking, waiter.booking = waiter.booking, None
         if booking is not None:
-            self._give_back(booking)
-
-    def _give_back(self, booking: Booking) -> None:
-        self._unused.append(GiveBack(generation=booking.generation, number=booking.number, cost=booking.cost))
-        self._settle_soon()
-
-    def _settle_soon(self) -> None:
-        if math.isinf(self._settle_at):
-            self._settle_at = self._now() + SETTLE_WITHIN_S
-        self._wake.set()
+            self._unsettled.give_back(booking)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -15,13 +15,13 @@ _LONGEST_PAUSE_S = 2.0
 T = TypeVar("T")
 
 
-def pause_s(failures: int, draw: float) -> float:
+def pause_s(failures: int, draw: float, *, longest_s: float = _LONGEST_PAUSE_S) -> float:
     """Return the pause after that many failures in a row, in seconds; `draw` is uniform in [0, 1).
 
     Exponential with a cap, and the upper half of it jittered: workers that lost Redis together do not
     come back together.
     """
-    ceiling_s: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures - 1, 16))
+    ceiling_s: float = min(longest_s, _FIRST_PAUSE_S * 2 ** min(failures - 1, 16))
     return ceiling_s * (0.5 + draw / 2)
 
 

@@ -9,13 +9,15 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import redis.asyncio
+from redis.exceptions import NoScriptError
 from structlog.testing import capture_logs
 
 from sluicegate.limiter.api import Ask, Blocked, Cost, Lane, Permit
-from sluicegate.limiter.booking import Quota
+from sluicegate.limiter.booking import Quota, script_text
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.local.redis_server import RedisServer
 from sluicegate.telemetry.metrics import Metrics
@@ -265,6 +267,44 @@ async def test_a_new_block_voids_bookings_made_before_it(redis_client: redis.asy
         await refused.block(2.5, "rate-limited")
         permit = await waiting
     assert permit.waited_s >= 2.4
+
+
+class _Held:
+    """A client that holds back the first answer to a booking until it is told to let it go."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self.is_booked = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self._client: Any = client
+
+    async def evalsha(self, *arguments: Any) -> Any:
+        """Run the script; the last argument holds the requests."""
+        try:
+            reply = await self._client.evalsha(*arguments)
+        except NoScriptError:
+            reply = await self._client.eval(script_text(), *arguments[1:])
+        if arguments[-1]:
+            self.is_booked.set()
+            await self.let_go.wait()
+        return reply
+
+
+async def test_a_block_learned_while_a_booking_is_under_way_stops_that_call(
+    redis_client: redis.asyncio.Redis,
+) -> None:
+    """Redis granted the start before it knew of the block; this process knows, and makes no call."""
+    await open_scope(redis_client)
+    held: Any = _Held(redis_client)
+    limiter = _limiter(held, Quota(requests_per_minute=6000))
+    async with running(limiter):
+        waiting = asyncio.ensure_future(_permit(limiter, _ask()))
+        await held.is_booked.wait()
+        blocking = asyncio.ensure_future(limiter.block(0.4, "rate-limited"))
+        await wait_until(lambda: limiter.blocked_for_s() > 0)
+        held.let_go.set()
+        permit = await waiting
+        await blocking
+    assert permit.waited_s >= 0.4
 
 
 async def test_repeated_blocks_exhaust_the_patience(redis_client: redis.asyncio.Redis) -> None:

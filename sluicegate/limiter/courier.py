@@ -1,0 +1,80 @@
+"""Bringing batches to Redis: each again and again until it is answered, and what is learned of the way."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+
+import structlog
+
+from sluicegate.errors import StateUnavailableError
+from sluicegate.limiter.booking import Batch, Reply
+from sluicegate.limiter.link import BookingLink
+from sluicegate.state.patient import pause_s
+from sluicegate.telemetry.metrics import Metrics
+
+_log = structlog.get_logger()
+
+LONGEST_BACKOFF_S = 1.0
+
+
+class Courier:
+    """Sends one scope's batches, one at a time; `random` gives numbers in [0, 1) for the backoff.
+
+    `is_up` says whether the last try was answered, `round_trip_s` is a moving average.
+    """
+
+    def __init__(
+        self, link: BookingLink, *, scope: str, metrics: Metrics, random: Callable[[], float]
+    ) -> None:
+        self.is_up = False
+        self.round_trip_s = 0.001
+        self._link = link
+        self._scope = scope
+        self._metrics = metrics
+        self._random = random
+        self._sequences = itertools.count(1)
+
+    async def bring(
+        self, batch: Batch, *, is_look: bool, blocked_until: Callable[[], float] | None
+    ) -> tuple[Reply, bool]:
+        """Return the reply, and whether it may be one from memory, long after its bookings were made.
+
+        `is_look`: the batch is empty. `blocked_until` gives the event loop's time until which to block;
+        it is asked anew at every try, since an outage may be longer than the block.
+        """
+        sequence = 0 if is_look else next(self._sequences)
+        for failures in itertools.count():
+            sent_at = _now()
+            if blocked_until is not None:
+                block_us = max(0, math.ceil((blocked_until() - sent_at) * 1e6))
+                batch = dataclasses.replace(batch, block_us=block_us)
+            try:
+                reply = await self._link.send(batch, sequence)
+            except StateUnavailableError as exc:
+                self._went_away(exc)
+                await asyncio.sleep(pause_s(failures + 1, self._random(), longest_s=LONGEST_BACKOFF_S))
+            else:
+                self._came_back(_now() - sent_at)
+                return reply, failures > 0
+        raise AssertionError("count() never ends")
+
+    def _went_away(self, error: StateUnavailableError) -> None:
+        if self.is_up:
+            _log.warning("limiter.redis-away", scope=self._scope, error=str(error))
+        self.is_up = False
+        self._metrics.redis_up.set(0)
+
+    def _came_back(self, round_trip_s: float) -> None:
+        if not self.is_up:
+            _log.info("limiter.redis-answers", scope=self._scope)
+        self.is_up = True
+        self._metrics.redis_up.set(1)
+        self.round_trip_s += (round_trip_s - self.round_trip_s) / 8
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,52 @@
+"""Batches are brought to Redis however long it is away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sluicegate.errors import StateUnavailableError
+from sluicegate.limiter.booking import Batch, Reply
+from sluicegate.limiter.courier import Courier
+from sluicegate.telemetry.metrics import Metrics
+
+
+class _AwayLink:
+    """A link that gets no answer so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.sequences: list[int] = []
+        self._left = failures
+
+    async def send(self, batch: Batch, sequence: int) -> Reply:
+        """Fail, or answer."""
+        self.sequences.append(sequence)
+        if self._left:
+            self._left -= 1
+            raise StateUnavailableError("away")
+        return Reply(now_us=0, generation=1, blocked_until_us=0, answers=())
+
+
+def _courier(link: Any) -> Courier:
+    # A draw of -1 makes every pause nothing.
+    return Courier(link, scope="main", metrics=Metrics(), random=lambda: -1.0)
+
+
+async def test_an_outage_of_an_hour_is_waited_out() -> None:
+    """Thousands of failures in a row leave the backoff at its cap and the loop alive."""
+    link = _AwayLink(3000)
+
+    _, was_repeated = await _courier(link).bring(Batch(), is_look=False, blocked_until=None)
+
+    assert was_repeated
+    assert link.sequences == [1] * 3001
+
+
+async def test_a_look_needs_no_memory_in_redis() -> None:
+    """An empty batch has no sequence; the next one with content has the next."""
+    link = _AwayLink(0)
+    courier = _courier(link)
+
+    for is_look in (False, True, False):
+        await courier.bring(Batch(), is_look=is_look, blocked_until=None)
+
+    assert link.sequences == [1, 0, 2]
