@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from sluicegate.limiter.api import Ask, Blocked, Cost, NeverFits, Permit
 
+_LEAST_SWEEP = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Booking:
@@ -43,15 +45,25 @@ class Waiter:
 class WaiterHeap:
     """Waiters without a booking: by lane, retries first, then the older origin, then arrival.
 
-    One that was answered meanwhile (cancelled, blocked, released) is passed over.
+    One that was answered meanwhile (cancelled, blocked, released) is passed over, and swept out once
+    such could be half of all: a scope may stay blocked through many rebalances.
     """
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, bool, int, int, Waiter]] = []
         self._arrivals = itertools.count()
+        self._sweep_at = _LEAST_SWEEP
+
+    def __len__(self) -> int:
+        """How many are kept, answered ones included."""
+        return len(self._heap)
 
     def push(self, waiter: Waiter) -> None:
         """Take a waiter in."""
+        if len(self._heap) >= self._sweep_at:
+            self._heap = [entry for entry in self._heap if not entry[-1].answer.done()]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(_LEAST_SWEEP, 2 * len(self._heap))
         ask = waiter.ask
         place = (int(ask.lane), not ask.is_retry, ask.origin_timestamp_ms, next(self._arrivals))
         heapq.heappush(self._heap, (*place, waiter))

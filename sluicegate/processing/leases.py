@@ -19,6 +19,10 @@ class LeaseKeeper:
         self._lost_rounds = metrics.repairs.labels(stream=stream, kind="lease-round-lost")
         self._held: set[Lease] = set()
 
+    def __len__(self) -> int:
+        """How many leases are being renewed."""
+        return len(self._held)
+
     def hold(self, lease: Lease) -> None:
         """Renew this lease from now on."""
         self._held.add(lease)

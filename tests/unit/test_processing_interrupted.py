@@ -217,4 +217,5 @@ def _check(world: World, fault: Fault, where: str) -> None:
     # Only a call on the wire at the moment of a crash can be paid for again.
     assert all(paid <= 1 + is_killed for paid in world.caller.paid.values()), where
     assert len(world.limiter.settled) == len(world.limiter.granted), where
+    assert len(world.leases) == 0, where
     assert world.crashes == [], where
