@@ -45,9 +45,10 @@ class ViolationError(AssertionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """How much may go wrong in one run."""
+    """How much may go wrong in one run. `large` events have results that their topic never takes."""
 
     events: int = 2
+    large: int = 0
     refusals: int = 2
     takeovers: int = 2
     relay_crashes: int = 1
@@ -60,6 +61,7 @@ class Conduct:
     """How the worker plays its part; the defaults are right, the others are known to be wrong."""
 
     switches_before_publishing: bool = False
+    replaces_refused_claims: bool = True
     lower_origins_overtake: bool = True
 
 
@@ -113,6 +115,7 @@ class World:
         self._lane: list[Delivered] = []
         self._task: Task | None = None
         self._zombies: list[Task] = []
+        self._large = range(faults.large)
         self._refusals = Counter({ref.origin.offset: faults.refusals for ref in self._events})
         self._left = Counter(
             takeover=faults.takeovers,
@@ -378,9 +381,16 @@ class World:
         # Every run of a handler would end differently: only the claim makes it one end.
         task.doing = "claims"
         end = End(kind=self._chance.choice(list(EndKind)), value=self._chance.randbytes(6))
-        async for _ in self._answers_lost(lambda: self._state.claim(ref, gen, end)):
+        async for _ in self._claim(task, gen, end):
             yield
-        claimed = await self._state.claim(ref, gen, end)
+
+    async def _claim(
+        self, task: Task, gen: str, end: End, *, replaces: EndKind | None = None
+    ) -> AsyncIterator[None]:
+        ref = task.record.ref
+        async for _ in self._answers_lost(lambda: self._state.claim(ref, gen, end, replaces=replaces)):
+            yield
+        claimed = await self._state.claim(ref, gen, end, replaces=replaces)
         self._note(f"{_who(task)} claims {ref.origin.offset}: {type(claimed).__name__}")
         match claimed:
             case Claimed(end=counts):
@@ -394,6 +404,14 @@ class World:
     async def _publish_end(self, task: Task, gen: str, end: End) -> AsyncIterator[None]:
         ref, task.doing = task.record.ref, "ends"
         yield
+        if end.kind is EndKind.RESULT and ref.origin.offset in self._large:
+            letter = End(kind=EndKind.DEAD_LETTER, value=self._chance.randbytes(6))
+            self._note(f"the result of {ref.origin.offset} is refused")
+            if self._conduct.replaces_refused_claims:
+                async for _ in self._claim(task, gen, letter, replaces=EndKind.RESULT):
+                    yield
+                return
+            end = letter
         task.doing = "finishes"
         self.published.append((ref.origin.offset, end))
         self._note(f"{_who(task)} publishes the {end.kind.value} of {ref.origin.offset}")

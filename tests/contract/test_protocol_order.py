@@ -24,11 +24,13 @@ AGAINST_THE_FAKE = [
     pytest.param(Faults(events=1, takeovers=3, lost_answers=2), 1000, id="many-takeovers"),
     pytest.param(Faults(flushes=1), 700, id="two-events-and-a-flush"),
     pytest.param(ONE_FLUSH, 1500, id="one-event-and-a-flush"),
+    pytest.param(Faults(large=1, takeovers=3), 1000, id="a-result-too-large"),
 ]
 AGAINST_REDIS = [
     pytest.param(Faults(), 60, id="two-events"),
     pytest.param(Faults(events=3, takeovers=1), 40, id="three-events"),
     pytest.param(Faults(flushes=1), 40, id="a-flush"),
+    pytest.param(Faults(large=1), 40, id="a-result-too-large"),
 ]
 
 
@@ -81,6 +83,12 @@ async def test_comparing_with_what_was_seen_breaks_the_protocol() -> None:
 async def test_a_claim_without_content_gives_an_event_two_ends() -> None:
     """Negative control: who finishes another's claim must publish that very end."""
     assert "ended twice" in await must_fail(ClaimsWithoutContent)
+
+
+async def test_a_refused_claim_that_is_not_replaced_gives_an_event_two_ends() -> None:
+    """Negative control: whoever meets the refusal next would publish another dead letter, or the result."""
+    conduct = Conduct(replaces_refused_claims=False)
+    assert "ended twice" in await must_fail(faults=Faults(events=1, large=1), conduct=conduct)
 
 
 async def test_a_claim_counted_as_an_end_loses_events() -> None:
