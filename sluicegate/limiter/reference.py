@@ -8,7 +8,9 @@ it in debt. So in any window at most `window + max(burst, largest call)` of refi
 A booking that was not used is taken out only while it is the newest one: with later ones behind it
 the hole cannot be described by one number, and calls let into it would come on top of those already
 booked. Such a booking is forfeited. Refunds of usage (`Settlement`) have no such condition: they
-correct what the provider counts, after the call.
+correct what the provider counts, after the call. So requests never exceed the bound above, and neither
+do reserved tokens; tokens as counted after the call may exceed it, in a window, by what is refunded in
+it for calls started before it. A stricter rule would lose for good whatever was reserved too much.
 """
 
 from __future__ import annotations

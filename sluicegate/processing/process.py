@@ -287,7 +287,7 @@ async def _run_apart(
     In ours it could swallow the cancellation of a rebalance, and a task group of its own would leave the
     count of cancellations raised (Python 3.11 and 3.12): nobody could tell the two apart.
     """
-    task = asyncio.get_running_loop().create_task(handler)
+    task = asyncio.get_running_loop().create_task(_contained(handler))
     try:
         await asyncio.wait((task,))
     except asyncio.CancelledError:
@@ -297,7 +297,17 @@ async def _run_apart(
         _error_of(task)  # looked at, else asyncio would log it with its text
         raise
     error = _error_of(task)
-    return (error, None) if error is not None else (None, task.result())
+    return (error, None) if error is not None else task.result()
+
+
+async def _contained(
+    handler: Coroutine[Any, Any, Result | None],
+) -> tuple[BaseException | None, Result | None]:
+    """Keep a handler's `sys.exit` from the event loop: the process would end at that event, for ever."""
+    try:
+        return None, await handler
+    except SystemExit as error:
+        return error, None
 
 
 def _error_of(task: asyncio.Task[Any]) -> BaseException | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, ClassVar
 
 import pytest
@@ -269,6 +270,20 @@ async def test_a_handlers_bug_is_a_dead_letter_that_quotes_nothing() -> None:
     assert (headers["dlq-reason"], headers["dlq-error-type"]) == ("handler-error", "LookupError")
     assert not any("CANARY" in value for value in headers.values())
     assert world.lines[0]["error"] == "LookupError"
+
+
+async def test_a_handler_that_exits_ends_its_event_and_not_the_process() -> None:
+    """`sys.exit` somewhere below a handler is the handler's bug; else each restart would end there."""
+
+    async def run(chat: SupportChat, ctx: Context) -> ChatReply | None:
+        sys.exit("no such option")
+
+    world = world_of(run)
+
+    assert await world.deliver(world.chat()) is Verdict.ACK
+
+    headers = headers_of(world.letters[0])
+    assert (headers["dlq-reason"], headers["dlq-error-type"]) == ("handler-error", "SystemExit")
 
 
 async def test_a_handler_that_cancels_itself_is_a_dead_letter() -> None:
