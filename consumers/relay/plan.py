@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sluicegate.records import Headers, OutgoingRecord, Record
-from sluicegate.retry.headers import RetryHeaders, parse_retry_headers, with_retry_headers
+from sluicegate.retry.headers import DLQ_REASON, RetryHeaders, parse_retry_headers, with_retry_headers
 from sluicegate.retry.policy import tier_bounds_s, tier_for
 from sluicegate.settings import Settings
 from sluicegate.topics import stream_topics
@@ -19,7 +19,6 @@ BAD_HEADERS_REASON = "bad-retry-headers"
 """`retry-reason` of a record in a tier that names no origin, copy or existing partition."""
 
 _DUE_AT = "retry-due-at-ms"
-_REASON = "retry-reason"
 # A record is held at least this long before it is parked again: a producer's clock that is far behind
 # would else send it round and round through Kafka.
 _LEAST_HOLD_MS = 1000
@@ -133,8 +132,8 @@ def move(held: Held, *, now_ms: int) -> Moved:
     record, tier, retry = held.record, held.tier, held.retry
     if retry is None:
         headers = (
-            *(header for header in record.headers if header[0] != _REASON),
-            (_REASON, BAD_HEADERS_REASON.encode("ascii")),
+            *(header for header in record.headers if header[0] != DLQ_REASON),
+            (DLQ_REASON, BAD_HEADERS_REASON.encode("ascii")),
         )
         return Moved(
             move=Move.DEAD_LETTERED, record=_copied(record, tier.dlq_topic, record.partition, headers)

@@ -6,8 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import orjson
+from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,7 +27,13 @@ _SOURCE = "/sluicegate/publish"
 _BATCH_RECORDS = 500
 
 
-def publish(stream: str, file: str, *, json: bool = False, config: Path | None = None) -> int:
+def publish(
+    stream: str,
+    file: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    json: bool = False,
+    config: Path | None = None,
+) -> int:
     """Publish JSON lines onto a stream's topic.
 
     Parameters

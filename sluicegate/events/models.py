@@ -31,8 +31,12 @@ class _Model(BaseModel):
 
 
 class Event(_Model):
-    """Something that a stream takes in. `id_field` names the field that stands in for a missing key."""
+    """Something that a stream takes in. `id_field` names the field that stands in for a missing key.
 
+    `ce_type` is what our own publishing calls it; an event that comes in may be of any type.
+    """
+
+    ce_type: ClassVar[str] = "sluicegate.event"
     id_field: ClassVar[str]
 
 

@@ -10,10 +10,10 @@ from sluicegate.processing.reading import BadDelivery, Delivered
 from sluicegate.processing.signals import StepRejectedError
 from sluicegate.records import Headers
 from sluicegate.retry.decisions import DeadLetter, Progress
-from sluicegate.retry.headers import RETRY_HEADER_NAMES, RetryHeaders, with_retry_headers
+from sluicegate.retry.headers import DLQ_REASON, RETRY_HEADER_NAMES, RetryHeaders, with_retry_headers
 from sluicegate.state.api import End, EndKind
 
-REASON = "dlq-reason"
+REASON = DLQ_REASON
 WHERE = "dlq-where"
 ERROR_TYPE = "dlq-error-type"
 ENDED_AT = "dlq-ended-at-ms"

@@ -30,6 +30,8 @@ _REASON = "retry-reason"
 _STATUS = "retry-http-status"
 _REPLAY_ID = "replay-id"
 _REPLAY_COUNT = "replay-count"
+DLQ_REASON = "dlq-reason"
+"""Why a record lies in the DLQ; on every dead letter, whoever wrote it."""
 
 RETRY_HEADER_NAMES = frozenset(
     {

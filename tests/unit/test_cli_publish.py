@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from sluicegate.cli.event_lines import EventMaker, read_lines
+from sluicegate.cli.main import build_app, run
 from sluicegate.cli.publish import event_maker, publish
 from sluicegate.errors import ConfigurationError
 from sluicegate.events.models import SupportChat
@@ -81,3 +83,17 @@ def test_the_model_is_the_one_that_the_streams_handler_takes() -> None:
     maker = event_maker(load_settings(None, {}), "documents")
 
     assert (maker.topic, maker.model.id_field) == ("documents", "document_id")
+
+
+def test_a_dash_reads_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`publish STREAM -` is a file name on the command line, not an option."""
+    config = tmp_path / "sluicegate.toml"
+    config.write_text("")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"{}\n")))
+
+    code = run(build_app(), ["publish", "support-chat", "-", "--config", str(config)])
+
+    assert code == 1
+    assert "-, line 1: wrong-schema at conversation_id" in capsys.readouterr().err

@@ -140,7 +140,7 @@ def test_unreadable_due_time_is_due_now_and_counted() -> None:
     st.lists(
         st.tuples(
             st.sampled_from(
-                ["retry-origin-topic", "retry-origin-partition", "retry-copy", "x", "retry-reason"]
+                ["retry-origin-topic", "retry-origin-partition", "retry-copy", "x", "dlq-reason"]
             ),
             st.binary(max_size=40),
         ),
@@ -154,8 +154,8 @@ def test_a_record_that_names_no_origin_is_dead_lettered_as_it_is(headers: list[t
     moved = move(held, now_ms=held.wake_at_ms)
     assert moved.move is Move.DEAD_LETTERED
     assert (moved.record.topic, moved.record.partition, moved.record.value) == ("dlq", 2, b"value")
-    kept = tuple(header for header in headers if header[0] != "retry-reason")
-    assert moved.record.headers == (*kept, ("retry-reason", BAD_HEADERS_REASON.encode()))
+    kept = tuple(header for header in headers if header[0] != "dlq-reason")
+    assert moved.record.headers == (*kept, ("dlq-reason", BAD_HEADERS_REASON.encode()))
 
 
 def test_a_partition_that_is_not_there_is_never_written_to() -> None:

@@ -60,7 +60,7 @@ def demo(
     documents
         JSON lines of documents, or a folder of texts; else descriptions of installed Python packages.
     limit
-        How many events in all; a tenth of them are documents.
+        How many events at most: a tenth of them documents, the rest chats.
     requests_per_minute
         The provider's quota of requests.
     tokens_per_minute
