@@ -137,6 +137,8 @@ class _Composition:
             serial=own.ordered,
             on_crash=self.fatal.report,
         )
+        self.metrics.running.labels(stream).set_function(lambda: self.dispatcher.running)
+        self.metrics.admitted.labels(stream).set_function(lambda: self.dispatcher.admitted)
         self.processor = self._processor()
         self.intake = self._intake()
         self.liveness = Liveness(

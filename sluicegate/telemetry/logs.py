@@ -29,7 +29,10 @@ from sluicegate.errors import SluicegateError
 LIBRARY_LOG = "library.log"
 """The event name of a line that a library wrote."""
 
-_CHATTY_LOGGERS = ("faust", "aiokafka", "mode", "httpx", "httpcore", "aiohttp", "asyncio", "kafka")
+_CHATTY_LOGGERS = (
+    *("faust", "aiokafka", "mode", "httpx", "httpcore", "aiohttp", "asyncio", "kafka"),
+    "streams.runtime",  # subclasses of theirs, which log as they do
+)
 _TRUSTED_TEXTS = (SluicegateError, OSError)
 _TRUSTED_PACKAGES = frozenset({"aiokafka", "confluent_kafka", "cimpl"})
 _MAX_TEMPLATES = 512

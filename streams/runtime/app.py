@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, ClassVar
 
 import faust
@@ -62,6 +60,9 @@ class StreamApp(faust.App):
     def _on_rebalance_when_stopped(self) -> None:
         """Do nothing: the stock way closes the client here, without a commit or a LeaveGroup."""
 
+    def _create_directories(self) -> None:
+        """Do nothing: no table is kept, so that the worker runs on a read-only disk."""
+
     async def _producer_flush(self, logger: Any) -> None:
         try:
             async with asyncio.timeout(self.publish_timeout_s):
@@ -76,7 +77,6 @@ def build_app(plan: AppPlan, gate: Gate) -> StreamApp:
     app = StreamApp(
         plan.group,
         broker=[f"kafka://{server}" for server in servers],
-        datadir=Path(gettempdir()) / f"faust-{plan.group}",
         store="memory://",
         web_enabled=False,
         topic_allow_declare=False,

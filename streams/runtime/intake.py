@@ -94,7 +94,7 @@ class Intake:
             topic=message.topic,
             partition=message.partition,
             offset=message.offset,
-            timestamp_ms=round(message.timestamp * 1000),
+            timestamp_ms=max(0, round(message.timestamp * 1000)),  # -1: its producer gave none
             key=message.key,
             value=message.value,
             headers=tuple((name, value or b"") for name, value in headers),

@@ -96,7 +96,8 @@ async def run_worker(parts: WorkerParts, fatal: Fatal) -> int:
     await asyncio.wait([ending])
     app = await _started_or_cancelled(starting)
     if app is not None:
-        await _stop(parts, app)
+        # After a crash nothing more is started; what is being published still gets its moment.
+        await _stop(parts, app, drain_s=parts.drain_s if fatal.first is None else 0.0)
     for service in services:
         service.cancel()
     await asyncio.wait(services, timeout=_STOP_TIMEOUT_S)
@@ -149,11 +150,11 @@ async def _started_or_cancelled(starting: asyncio.Task[StreamApp | None]) -> Str
     return starting.result()
 
 
-async def _stop(parts: WorkerParts, app: StreamApp) -> None:
+async def _stop(parts: WorkerParts, app: StreamApp, *, drain_s: float) -> None:
     parts.stop_intake()
     parts.release_waiters()
     started_at = monotonic()
-    drained = await parts.dispatcher.drain(parts.drain_s)
+    drained = await parts.dispatcher.drain(drain_s)
     await parts.dispatcher.forget(app.publish_timeout_s)
     parts.log.info("worker.drained", complete=drained, seconds=round(monotonic() - started_at, 2))
     leaving = asyncio.ensure_future(app.stop())  # commits, then leaves the group
