@@ -290,6 +290,11 @@ class Deployment:
         calls: list[dict[str, Any]] = answer.json()["calls"]
         return calls
 
+    def provider_now(self) -> float:
+        """Return the simulator's clock in seconds."""
+        answer = httpx.get(f"{self.provider_url}/stats?summary=1", timeout=20, trust_env=False)
+        return float(answer.json()["now"])
+
     def faults(self, fault: Mapping[str, Any]) -> None:
         """Make the simulator misbehave."""
         httpx.post(
