@@ -100,7 +100,7 @@ async def run_worker(parts: WorkerParts, fatal: Fatal) -> int:
         await _stop(parts, app, drain_s=parts.drain_s if fatal.first is None else 0.0)
     for service in services:
         service.cancel()
-    await asyncio.wait(services, timeout=_STOP_TIMEOUT_S)
+    await asyncio.wait([ending, *services], timeout=_STOP_TIMEOUT_S)
     return _exit_code(parts, fatal)
 
 
