@@ -18,8 +18,8 @@ from httpx_aiohttp import AiohttpTransport
 
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.classify import CALL_ERRORS, read_exception, read_response
+from sluicegate.llm.formats import wire_format
 from sluicegate.llm.outcomes import Failed, Outcome, Reason, Rejected
-from sluicegate.llm.wire import wire_format
 
 _CONNECT_TIMEOUT_S = 10.0
 _KEEP_ALIVE_S = 15.0

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sluicegate.errors import ConfigurationError
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Outcome, Usage
 
@@ -65,17 +64,3 @@ def read_usage(input_tokens: object, output_tokens: object, cached: object = 0, 
         output_tokens=read_tokens(output_tokens),
         cached_input_tokens=read_tokens(cached),
     )
-
-
-def wire_format(name: str) -> WireFormat:
-    """Return the format that the setting `format` names. Raises ConfigurationError for another name."""
-    from sluicegate.llm.anthropic_format import AnthropicFormat
-    from sluicegate.llm.openai_format import OpenAIFormat
-
-    match name:
-        case "openai":
-            return OpenAIFormat()
-        case "anthropic":
-            return AnthropicFormat()
-        case _:
-            raise ConfigurationError(f"providers: format is openai or anthropic, not {name}")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast
 
 import aiokafka
 from aiokafka import errors
@@ -18,9 +18,6 @@ from faust.types import TP
 
 from sluicegate.delivery.offsets import Commit
 from streams.runtime.assignment import Committed
-
-if TYPE_CHECKING:
-    from streams.runtime.consumer import TrackingConsumer
 
 _FETCH_MAX_WAIT_MS = 500
 _COMMIT_TIMEOUT_S = 10.0
@@ -51,10 +48,15 @@ class Batch:
     positions: Mapping[TP, int]
 
 
+class FatalListener(Protocol):
+    """Who has to know what the thread cannot go on with; it lives in the main thread."""
+
+    def on_fatal(self, error: BaseException) -> None:
+        """Stop the worker."""
+
+
 class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka with the Range assignor, read_committed, and an eye on its coordinator."""
-
-    consumer: TrackingConsumer
 
     #: When the broker last answered a heartbeat, by the monotonic clock; 0 before the first.
     heartbeat_at = 0.0
@@ -117,7 +119,8 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             self._stop_worker(error)
 
     def _stop_worker(self, error: BaseException) -> None:
-        self.parent_loop.call_soon_threadsafe(self.consumer.on_fatal, error)
+        listener = cast(FatalListener, self.consumer)
+        self.parent_loop.call_soon_threadsafe(listener.on_fatal, error)
 
     # --- called from the main thread --------------------------------------------------------------
 

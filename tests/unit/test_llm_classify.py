@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sluicegate.llm.api import CallRequest, Message
 from sluicegate.llm.classify import CALL_ERRORS, read_exception, read_response
+from sluicegate.llm.formats import wire_format
 from sluicegate.llm.outcomes import (
     Completed,
     Failed,
@@ -24,7 +25,6 @@ from sluicegate.llm.outcomes import (
     Rejected,
     Throttled,
 )
-from sluicegate.llm.wire import wire_format
 
 _REQUEST = CallRequest(
     model="small",

@@ -6,8 +6,8 @@ import pytest
 
 from sluicegate.errors import ConfigurationError
 from sluicegate.llm.api import CallRequest, Message
+from sluicegate.llm.formats import wire_format
 from sluicegate.llm.outcomes import Completed, Reason, Rejected, Usage
-from sluicegate.llm.wire import wire_format
 
 _REQUEST = CallRequest(
     model="small",
