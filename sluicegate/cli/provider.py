@@ -22,6 +22,7 @@ def provider(
     tokens_per_minute: float = 250_000,
     enforcement: Literal["bucket", "slice", "fixed", "log"] = "bucket",
     burst_s: float = 0.2,
+    window_s: float = 60,
     latency_ms: float = 100,
     jitter_ms: float = 0,
     seed: int = 0,
@@ -42,9 +43,11 @@ def provider(
     tokens_per_minute
         Tokens that are admitted per minute.
     enforcement
-        How: a continuous bucket, or slices of one second. (fixed and log are not in this version.)
+        How: a continuous bucket, slices of one second, fixed windows of the clock, or a strict sliding log.
     burst_s
         Seconds of the rate that a bucket admits at once; at least one request and 4096 tokens.
+    window_s
+        Seconds of a fixed window and of the log: each admits its share of a minute's limit at once.
     latency_ms
         Time that each answer takes.
     jitter_ms
@@ -52,17 +55,21 @@ def provider(
     seed
         Seed of the jitter and of the faults that strike a share of the calls.
     """
-    if enforcement not in set(Enforcement):
-        return _wrong(f"--enforcement {enforcement} is not in this version: take bucket or slice")
-    numbers = (requests_per_minute, tokens_per_minute, burst_s, latency_ms, jitter_ms)
-    if not all(map(math.isfinite, numbers)) or min(numbers[:3]) <= 0 or min(numbers[3:]) < 0:
-        return _wrong("limits and --burst-s must be above 0, --latency-ms and --jitter-ms at least 0")
-    limits = Limits(
-        enforcement=Enforcement(enforcement),
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        burst_s=burst_s,
-    )
+    numbers = (requests_per_minute, tokens_per_minute, burst_s, window_s, latency_ms, jitter_ms)
+    if not all(map(math.isfinite, numbers)) or min(numbers[:4]) <= 0 or min(numbers[4:]) < 0:
+        return _wrong(
+            "limits, --burst-s and --window-s must be above 0, --latency-ms and --jitter-ms at least 0"
+        )
+    try:
+        limits = Limits(
+            enforcement=Enforcement(enforcement),
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            burst_s=burst_s,
+            window_s=window_s,
+        )
+    except ValueError as exc:
+        return _wrong(f"{exc}: raise --window-s or the limits")
     configuration = Configuration(limits=limits, latency_ms=latency_ms, jitter_ms=jitter_ms, seed=seed)
     asyncio.run(serve(configuration, host=host, port=port))
     return 0

@@ -434,6 +434,27 @@ async def test_the_quota_refuses_with_headers_that_the_client_reads(format: str)
         provider.process.wait()
 
 
+@pytest.mark.parametrize("enforcement", ["fixed", "log"])
+async def test_a_window_refuses_for_a_time_and_a_call_above_it_for_good(enforcement: str) -> None:
+    """The wait is within the window; what no window holds is rejected by its message."""
+    provider = _Provider(
+        *("--enforcement", enforcement, "--window-s", "6000"),
+        *("--requests-per-minute", "0.01", "--tokens-per-minute", "4"),
+    )
+    try:
+        async with _caller(provider.base_url) as caller:
+            too_large = await caller.call(_request(text="x" * 4000))
+            assert isinstance(await caller.call(_request()), Completed)
+            refused = await caller.call(_request())
+        assert too_large == Rejected(reason=Reason.PROMPT_TOO_LARGE, http_status=429)
+        assert isinstance(refused, Throttled)
+        assert refused.retry_after_s is not None
+        assert 0 < refused.retry_after_s <= 6000
+    finally:
+        provider.process.kill()
+        provider.process.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_provider_ends_at_once_with_calls_at_work(number: signal.Signals) -> None:
     """Exit code 0 and no waiting for a call that hangs."""
@@ -451,8 +472,12 @@ def test_the_provider_ends_at_once_with_calls_at_work(number: signal.Signals) ->
 
 
 def test_what_the_provider_cannot_do_is_wrong_usage() -> None:
-    """Two enforcement models are for a later version, and a limit of nothing is none."""
-    for options in (["--enforcement", "fixed"], ["--enforcement", "log"], ["--requests-per-minute", "0"]):
+    """A limit of nothing is none, and a window that no call fits into is none either."""
+    for options, said in (
+        (["--requests-per-minute", "0"], "must be above 0"),
+        (["--window-s", "0"], "must be above 0"),
+        (["--enforcement", "log", "--requests-per-minute", "30", "--window-s", "1"], "raise --window-s"),
+    ):
         done = subprocess.run(
             [*_COMMAND, *options],
             capture_output=True,
@@ -460,7 +485,7 @@ def test_what_the_provider_cannot_do_is_wrong_usage() -> None:
             check=False,
         )
         assert done.returncode == 2
-        assert options[0] in done.stderr or "must be above 0" in done.stderr
+        assert said in done.stderr
 
 
 def test_a_taken_port_is_one_line_and_exit_code_one(provider: _Provider) -> None:

@@ -9,14 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluicegate.local.provider.ideal import Period, admissible, ideal_s, read_timeline, write_period
+from sluicegate.local.provider.ideal import (
+    Period,
+    admissible,
+    ideal_s,
+    most_admissible,
+    read_timeline,
+    write_period,
+)
 from sluicegate.local.provider.quota import Enforcement, Limits, Quota
 from sluicegate.local.provider.timeline import Cut, Timeline
 
 
-def _limits(requests: float = 3000, tokens: float = 1e9) -> Limits:
+def _limits(
+    requests: float = 3000,
+    tokens: float = 1e9,
+    enforcement: Enforcement = Enforcement.BUCKET,
+    window_s: float = 60,
+) -> Limits:
     return Limits(
-        enforcement=Enforcement.BUCKET, requests_per_minute=requests, tokens_per_minute=tokens, burst_s=0.2
+        enforcement=enforcement,
+        requests_per_minute=requests,
+        tokens_per_minute=tokens,
+        burst_s=0.2,
+        window_s=window_s,
     )
 
 
@@ -122,3 +138,87 @@ def test_a_timeline_is_read_back_as_it_was_written() -> None:
     timeline.begin_cut(_cut(105, 115))
     periods = timeline.periods(120)
     assert read_timeline({"timeline": [write_period(period) for period in periods]}) == periods
+
+
+def test_fixed_windows_need_a_window_for_each_limit_from_the_first_calls_on() -> None:
+    """From 100 on: what is left of the minute until 120 gives 60 calls, then 60 more at 120 and 180."""
+    timeline = Timeline(_limits(60, enforcement=Enforcement.FIXED), 0).periods(1000)
+    assert [_ideal(timeline, n) for n in (1, 60, 61, 120, 121)] == pytest.approx([0.1, 0.1, 20.1, 20.1, 80.1])
+
+
+def test_a_log_needs_a_window_after_each_limit() -> None:
+    """A whole window at the start, and the next when the first has left."""
+    timeline = Timeline(_limits(60, enforcement=Enforcement.LOG), 0).periods(1000)
+    assert [_ideal(timeline, n) for n in (1, 60, 61, 121)] == pytest.approx([0.1, 0.1, 60.1, 120.1])
+
+
+@pytest.mark.parametrize(
+    ("enforcement", "mean", "most"),
+    [
+        (Enforcement.BUCKET, 50, 51),
+        (Enforcement.SLICE, 50, 51),
+        (Enforcement.FIXED, 50, 120),  # the minutes to 120 and from there
+        (Enforcement.LOG, 50, 60),
+    ],
+)
+def test_what_is_admissible_is_the_mean_rate_and_at_most_a_burst_more(
+    enforcement: Enforcement, mean: float, most: float
+) -> None:
+    """Of 60 a minute, from 100 to 150."""
+    timeline = Timeline(_limits(60, enforcement=enforcement), 0).periods(1000)
+    assert admissible(timeline, 100, 150)[0] == pytest.approx(mean)
+    assert most_admissible(timeline, 100, 150)[0] == pytest.approx(most)
+
+
+def test_a_windows_mean_rate_is_that_of_its_whole_units() -> None:
+    """100 a minute in windows of one second are one a second, and nobody can be given more."""
+    timeline = Timeline(_limits(100, enforcement=Enforcement.FIXED, window_s=1), 0).periods(1000)
+    assert admissible(timeline, 100, 110)[0] == pytest.approx(10)
+
+
+_EIGHTHS = st.integers(0, 60).map(lambda eighths: eighths / 8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    enforcement=st.sampled_from([Enforcement.FIXED, Enforcement.LOG]),
+    count=st.integers(1, 120),
+    started_s=_EIGHTHS,
+    cut_after_s=_EIGHTHS,
+    cut_s=_EIGHTHS,
+    change_after_s=_EIGHTHS,
+    changed=st.integers(60, 1200),
+)
+def test_a_greedy_caller_of_windows_reaches_the_ideal_exactly(
+    enforcement: Enforcement,
+    count: int,
+    started_s: float,
+    cut_after_s: float,
+    cut_s: float,
+    change_after_s: float,
+    changed: int,
+) -> None:
+    """A caller that asks at every eighth of a second, through a cut and other limits, against the formula."""
+    limits = _limits(600, 600, enforcement, window_s=2.5)
+    started_at, change_at = 100 + started_s, 100 + change_after_s
+    timeline, quota = Timeline(limits, 100), Quota(limits, 100)
+    timeline.begin_cut(_cut(100 + cut_after_s, 100 + cut_after_s + cut_s))
+    timeline.change(_limits(changed, 600, enforcement, window_s=2.5), change_at)
+    at, given = 100.0, 0
+    while True:
+        if at == change_at:
+            quota.change(_limits(changed, 600, enforcement, window_s=2.5), at)
+        if at >= started_at and not timeline.cut_at(at):
+            while given < count and quota.take(1, at) == 0:
+                given += 1
+        if given == count:
+            break
+        at += 1 / 8
+    periods = timeline.periods(1000)
+    assert _ideal_from(periods, started_at, count) == at - started_at
+    assert min(most_admissible(periods, started_at, at)) < count
+    assert min(most_admissible(periods, started_at, at + 1 / 8)) >= count
+
+
+def _ideal_from(timeline: tuple[Period, ...], started_at: float, count: int) -> float:
+    return ideal_s(timeline, started_at=started_at, requests=count, tokens=count, latency_s=0)

@@ -18,12 +18,14 @@ def _limits(
     requests: float = 3000,
     tokens: float = 600_000,
     burst_s: float = 0.2,
+    window_s: float = 60,
 ) -> Limits:
     return Limits(
         enforcement=enforcement,
         requests_per_minute=requests,
         tokens_per_minute=tokens,
         burst_s=burst_s,
+        window_s=window_s,
     )
 
 
@@ -51,12 +53,15 @@ def test_no_window_admits_more_than_the_limit_and_the_burst(
     calls: list[tuple[float, int]], enforcement: Enforcement, requests: float
 ) -> None:
     """For every window: limit x window + burst, by a count over all windows."""
-    limits = _limits(enforcement, requests)
+    limits = _limits(enforcement, requests, window_s=6)
     admitted = _admitted(Quota(limits, _START_S), calls)
     for window_s in (0.5, 1.0, 3.0):
         bound = requests / 60 * window_s + limits.burst_requests
         assert _most_in_any_window(admitted, window_s) <= math.floor(bound + 1e-6) + (
             1 if enforcement is Enforcement.SLICE else 0
+        ) + (
+            # One fixed window's end and the next one's beginning may lie in it.
+            limits.burst_requests if enforcement is Enforcement.FIXED else 0
         )
 
 
@@ -70,6 +75,8 @@ def test_a_refused_call_goes_after_the_wait_that_it_was_told(
     for at, tokens in calls:
         wait_s = quota.take(tokens, at)
         if wait_s > 0:
+            if wait_s == math.inf:
+                continue
             if wait_s > 0.02:
                 assert quota.take(tokens, at + wait_s - 0.01) > 0
             assert quota.take(tokens, at + wait_s + 1e-6) == 0
@@ -139,3 +146,130 @@ def test_other_limits_keep_what_was_used() -> None:
     quota.change(_limits(requests=1200, burst_s=0.5), _START_S)
     assert quota.take(1, _START_S) == pytest.approx(1 / 20)
     assert quota.requests.full_in_s(_START_S) == pytest.approx(0.5)
+
+
+class _Counted:
+    """Every charge is kept for ever, and all of them are counted again at each question."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._charges: list[tuple[float, int, int]] = []
+
+    def used(self, now_s: float) -> tuple[int, int]:
+        inside = [charge for charge in self._charges if self._counts(charge[0], now_s)]
+        return sum(requests for _, requests, _ in inside), sum(tokens for _, _, tokens in inside)
+
+    def take(self, tokens: int, now_s: float) -> bool:
+        requests_used, tokens_used = self.used(now_s)
+        fits = (
+            requests_used + 1 <= self.limits.burst_requests
+            and tokens_used + tokens <= self.limits.burst_tokens
+        )
+        if fits:
+            self._charges.append((now_s, 1, tokens))
+        return fits
+
+    def charge_late(self, tokens: int, now_s: float) -> None:
+        self._charges.append((now_s, 0, tokens))
+
+    def _counts(self, at_s: float, now_s: float) -> bool:
+        window_s = self.limits.window_s
+        if self.limits.enforcement is Enforcement.FIXED:
+            return at_s // window_s == now_s // window_s
+        return now_s - at_s < window_s
+
+
+_WINDOWED = [Enforcement.FIXED, Enforcement.LOG]
+# Times in eighths of a second are exact in floats, so that the rims of windows are hit and told apart.
+_STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 6).map(lambda eighths: eighths / 8),
+        st.sampled_from(["call", "call", "call", "late", "limits"]),
+        st.integers(0, 120),
+    ),
+    max_size=80,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=_STEPS, enforcement=st.sampled_from(_WINDOWED), window_s=st.sampled_from([1.0, 2.5, 6.0]))
+def test_windows_admit_what_a_count_of_all_charges_admits(
+    steps: list[tuple[float, str, int]], enforcement: Enforcement, window_s: float
+) -> None:
+    """Call by call, through output charged late and limits that change, at the very rims of windows too."""
+    limits = _limits(enforcement, requests=240, tokens=6000, window_s=window_s)
+    quota, counted, now_s = Quota(limits, _START_S), _Counted(limits), _START_S
+    for step_s, kind, amount in steps:
+        now_s += step_s
+        match kind:
+            case "late":
+                quota.charge_late(amount, now_s)
+                counted.charge_late(amount, now_s)
+            case "limits":
+                limits = _limits(enforcement, requests=120 + amount, tokens=6000 - amount, window_s=window_s)
+                quota.change(limits, now_s)
+                counted.limits = limits
+            case _:
+                assert (quota.take(amount, now_s) == 0) == counted.take(amount, now_s)
+        assert (quota.requests.used(now_s), quota.tokens.used(now_s)) == counted.used(now_s)
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=_STEPS, enforcement=st.sampled_from(_WINDOWED), tokens=st.integers(0, 100))
+def test_windows_name_the_first_moment_at_which_a_call_fits(
+    steps: list[tuple[float, str, int]], enforcement: Enforcement, tokens: int
+) -> None:
+    """Retry-After and reset are the earliest of all moments, found by trying them one after the other."""
+    limits = _limits(enforcement, requests=240, tokens=6000, window_s=2.5)
+    quota, counted, now_s = Quota(limits, _START_S), _Counted(limits), _START_S
+    for step_s, kind, amount in steps:
+        now_s += step_s
+        if kind == "late":
+            quota.charge_late(amount, now_s)
+            counted.charge_late(amount, now_s)
+        elif quota.take(amount, now_s) == 0:
+            assert counted.take(amount, now_s)
+    moments = [eighths / 8 for eighths in range(8 * 3)]
+    unused = next(at for at in moments if counted.used(now_s + at) == (0, 0))
+    assert max(quota.requests.full_in_s(now_s), quota.tokens.full_in_s(now_s)) == unused
+    fits = next(at for at in moments if counted.take(tokens, now_s + at))
+    assert quota.take(tokens, now_s) == fits
+
+
+@pytest.mark.parametrize("enforcement", _WINDOWED)
+def test_a_call_larger_than_a_window_never_goes(enforcement: Enforcement) -> None:
+    """A short window's share is the bound, not a minute's."""
+    quota = Quota(_limits(enforcement, tokens=6000, window_s=6), _START_S)
+    assert quota.take(601, _START_S) == math.inf
+    assert quota.take(600, _START_S) == 0
+
+
+def test_a_fixed_window_begins_at_a_multiple_of_its_length() -> None:
+    """The server's clock decides, not the first call: twice the limit may come around the rim."""
+    quota = Quota(_limits(Enforcement.FIXED, requests=2), _START_S + 59)
+    times = [_START_S + at for at in (59, 59, 59.5, 60, 60, 60.5)]
+    assert [quota.take(1, at) for at in times] == [0, 0, 0.5, 0, 0, 59.5]
+
+
+def test_a_log_admits_one_call_as_another_one_leaves() -> None:
+    """Exactly one window after it was admitted, not before."""
+    quota = Quota(_limits(Enforcement.LOG, requests=2), _START_S)
+    times = [_START_S + at for at in (0, 10, 59.5, 60, 60, 70)]
+    assert [quota.take(1, at) for at in times] == [0, 0, 0.5, 0, 10, 0]
+
+
+@pytest.mark.parametrize("enforcement", _WINDOWED)
+def test_a_windows_limit_is_whole_units(enforcement: Enforcement) -> None:
+    """Rounding of floats takes none away (0.7 s of 600 are 7), and a part of one is none."""
+    assert _limits(enforcement, requests=600, window_s=0.7).burst_requests == 7
+    assert _limits(enforcement, requests=100, window_s=1).burst_requests == 1
+    assert _limits(enforcement, requests=60, tokens=90, window_s=1).burst_tokens == 1
+
+
+@pytest.mark.parametrize("enforcement", _WINDOWED)
+def test_a_window_without_room_for_one_call_is_no_limit(enforcement: Enforcement) -> None:
+    """Else no call would ever go, and each would be told to wait."""
+    with pytest.raises(ValueError, match="at least one request"):
+        _limits(enforcement, requests=6, window_s=1)
+    with pytest.raises(ValueError, match="one token"):
+        _limits(enforcement, tokens=6, window_s=1)

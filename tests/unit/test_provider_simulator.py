@@ -25,14 +25,23 @@ _START_S = 1_800_000_000.0
 class _World:
     """A simulator, its clock and its dice."""
 
-    def __init__(self, *, requests: float = 600, tokens: float = 60_000, burst_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        requests: float = 600,
+        tokens: float = 60_000,
+        burst_s: float = 1.0,
+        enforcement: Enforcement = Enforcement.BUCKET,
+        window_s: float = 60,
+    ) -> None:
         self.now_s = _START_S
         self.dice = 0.5
         limits = Limits(
-            enforcement=Enforcement.BUCKET,
+            enforcement=enforcement,
             requests_per_minute=requests,
             tokens_per_minute=tokens,
             burst_s=burst_s,
+            window_s=window_s,
         )
         self.simulator = Simulator(
             Configuration(limits=limits, latency_ms=100, jitter_ms=50),
@@ -249,6 +258,67 @@ def test_anthropic_headers_give_the_reset_as_a_moment() -> None:
     assert headers["anthropic-ratelimit-requests-remaining"] == "599"
     assert headers["anthropic-ratelimit-requests-reset"] == "2027-01-15T08:00:01Z"
     assert Anthropic().retry_headers(0.02) == {"retry-after": "1"}
+
+
+@pytest.mark.parametrize(
+    ("enforcement", "reset", "wait_s"),
+    # Calls at 10 and 25 s past the minute: the minute ends at 60, the log is empty at 85.
+    [(Enforcement.FIXED, "30s", 30), (Enforcement.LOG, "55s", 40)],
+)
+def test_headers_of_windows_tell_their_rest_and_when_nothing_is_used(
+    enforcement: Enforcement, reset: str, wait_s: float
+) -> None:
+    """At 30 s: one of three is left, then none, and the wait is for the first to go."""
+    world = _World(requests=3, tokens=1000, enforcement=enforcement)
+    for at in (10, 25):
+        world.now_s = _START_S + at
+        world.call()
+    world.now_s = _START_S + 30
+    headers = OpenAI().quota_headers(world.simulator.quota, world.now_s)
+    assert headers["x-ratelimit-limit-requests"] == "3"
+    assert headers["x-ratelimit-remaining-requests"] == "1"
+    assert headers["x-ratelimit-reset-requests"] == reset
+    assert headers["x-ratelimit-remaining-tokens"] == "800"
+    assert headers["x-ratelimit-reset-tokens"] == reset
+    world.call()
+    assert world.call() == Refused(wait_s=wait_s)
+    headers = Anthropic().quota_headers(world.simulator.quota, world.now_s)
+    assert headers["anthropic-ratelimit-requests-remaining"] == "0"
+
+
+def test_headers_of_a_short_window_tell_what_is_left_of_it() -> None:
+    """The limit stays that of a minute, since that is what it is called."""
+    world = _World(requests=600, tokens=60_000, enforcement=Enforcement.FIXED, window_s=6)
+    world.now_s = _START_S + 2
+    world.call()
+    headers = Anthropic().quota_headers(world.simulator.quota, world.now_s)
+    assert headers["anthropic-ratelimit-requests-limit"] == "600"
+    assert headers["anthropic-ratelimit-requests-remaining"] == "59"
+    assert headers["anthropic-ratelimit-tokens-remaining"] == "5900"
+    assert headers["anthropic-ratelimit-requests-reset"] == "2027-01-15T08:00:06Z"
+
+
+@pytest.mark.parametrize("enforcement", [Enforcement.FIXED, Enforcement.LOG])
+def test_levels_of_windows_are_what_may_go_at_once(enforcement: Enforcement) -> None:
+    """Of the window's share, with the model and its window told beside them."""
+    world = _World(requests=600, tokens=60_000, enforcement=enforcement, window_s=6)
+    world.call()
+    stats = world.simulator.stats()
+    assert stats["levels"] == {
+        "requests": {"available": 59, "capacity": 60},
+        "tokens": {"available": 5900, "capacity": 6000},
+    }
+    for shown in (stats["configuration"], stats["timeline"][0]):
+        assert (shown["enforcement"], shown["window_s"]) == (enforcement.value, 6)
+
+
+def test_limits_that_leave_a_window_no_call_are_not_understood() -> None:
+    """The old ones go on."""
+    world = _World(enforcement=Enforcement.LOG, window_s=1)
+    with pytest.raises(ValueError, match="at least one request"):
+        world.fault(kind="limits", requests_per_minute=30)
+    assert len(world.simulator.stats()["timeline"]) == 1
+    assert isinstance(world.call(), Admitted)
 
 
 @pytest.mark.parametrize("format", [OpenAI(), Anthropic()])

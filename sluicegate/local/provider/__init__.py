@@ -11,21 +11,34 @@ It runs as its own process (`sluicegate provider`) and prints one JSON line on s
 - `POST /faults`: one fault (see `faults.py`); 200 with what was understood, 400 with what was not.
 - `DELETE /faults`: ends every fault and cut now; limits stay as they are.
 
+Four models enforce the limits, requests and tokens alike: `bucket` (fills all the time, holds `burst_s` of
+the rate), `slice` (each calendar second has its share), `fixed` (windows of `window_s` that begin at
+multiples of it on the clock below, each counted from zero) and `log` (in no `window_s` seconds more than its
+limit). A window's limit is its share of a minute's, in whole requests and tokens. A call with more tokens
+than a minute (bucket, slice) or a window (fixed, log) admits gets 429 'Request too large', with no time to
+wait.
+
+What a refused call is told to wait is until the bucket holds it, its second comes, the window ends, or
+enough has left the log. In the rate-limit headers `limit` is always that of a minute; `remaining` is what is
+left of the minute (bucket, slice) or the window (fixed, log); `reset` is when nothing is used any more: the
+bucket full, the window's end, the newest charge gone from the log.
+
 `GET /stats` answers one JSON object. Times are seconds since the Unix epoch with a fraction, on a clock that
 never steps back; rates are per minute; tokens are the charge to the quota unless named otherwise.
 
 - `now`, `started_at`: times.
 - `configuration`: what holds now: `enforcement`, `requests_per_minute`, `tokens_per_minute`, `burst_s`,
-  `burst_requests`, `burst_tokens`, `latency_ms`, `jitter_ms`, `seed`.
-- `timeline`: the quota's history as periods that touch: `from`, `to` (null: still running),
-  `requests_per_minute`, `tokens_per_minute`, `burst_requests`, `burst_tokens`, `cut` (true: nothing was
-  admitted), `retry_after_s` (of a cut, else null).
+  `window_s`, `burst_requests`, `burst_tokens`, `latency_ms`, `jitter_ms`, `seed`.
+- `timeline`: the quota's history as periods that touch: `from`, `to` (null: still running), `enforcement`,
+  `window_s`, `requests_per_minute`, `tokens_per_minute`, `burst_requests`, `burst_tokens`, `cut` (true:
+  nothing was admitted), `retry_after_s` (of a cut, else null).
 - `faults`: every fault ever asked for: `at`, `kind`, `fault` (the object as sent), `struck` (calls),
   `active`.
 - `counts`: `calls`, `admitted`, `refused` (429s by the quota or a cut), `answered` (admitted, and
   the whole answer was written), `by_status`: `{"200": n}`.
 - `in_flight`: calls at work now.
-- `levels`: `requests` and `tokens`, each `available` and `capacity`: what may go at once, now and at most.
+- `levels`: `requests` and `tokens`, each `available` and `capacity`: what may go at once, now and at most
+  (of a bucket, a second or a window).
 - `last_10_s`: `admitted`, `refused`, `tokens`.
 - `ideal`: `started_at` (first admitted call), `last_completed_at` (of admitted ones), `requests`, `tokens`
   (admitted), `makespan_s`, `ideal_s` (what this timeline, cuts included, needs for these calls); null before

@@ -152,7 +152,7 @@ class _Exchange:
         else:
             text = ErrorText(
                 type="tokens" if self._format.name == "openai" else "request_too_large",
-                message="Request too large: it needs more tokens than the limit admits in a minute.",
+                message="Request too large: it needs more tokens than the limit ever admits.",
             )
         return await self._send(429, orjson.dumps(self._format.error(429, text)), headers)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sluicegate.local.provider.answers import Answer, Question
-from sluicegate.local.provider.quota import Meter, Quota
+from sluicegate.local.provider.meters import Meter
+from sluicegate.local.provider.quota import Quota
 
 _DEFAULT_MAX_TOKENS = 4096
 Json = Mapping[str, Any]
@@ -116,11 +117,11 @@ class OpenAI:
         }
 
     def quota_headers(self, quota: Quota, now_s: float) -> dict[str, str]:
-        """`x-ratelimit-*`: remaining of the minute, and the time until nothing is used."""
+        """`x-ratelimit-*`: remaining of the minute or window, and the time until nothing is used."""
         headers = {}
-        for name, limit, meter in _dimensions(quota):
+        for name, limit, left, meter in _dimensions(quota, now_s):
             headers[f"x-ratelimit-limit-{name}"] = str(int(limit))
-            headers[f"x-ratelimit-remaining-{name}"] = str(_remaining(limit, meter, now_s))
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(left)))
             headers[f"x-ratelimit-reset-{name}"] = _duration(meter.full_in_s(now_s))
         return headers
 
@@ -190,10 +191,10 @@ class Anthropic:
     def quota_headers(self, quota: Quota, now_s: float) -> dict[str, str]:
         """`anthropic-ratelimit-*` with the moment of the reset in RFC 3339, whole seconds."""
         headers = {}
-        for name, limit, meter in _dimensions(quota):
+        for name, limit, left, meter in _dimensions(quota, now_s):
             full_at = time.gmtime(math.ceil(now_s + meter.full_in_s(now_s)))
             headers[f"anthropic-ratelimit-{name}-limit"] = str(int(limit))
-            headers[f"anthropic-ratelimit-{name}-remaining"] = str(_remaining(limit, meter, now_s))
+            headers[f"anthropic-ratelimit-{name}-remaining"] = str(max(0, math.floor(left)))
             headers[f"anthropic-ratelimit-{name}-reset"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", full_at)
         return headers
 
@@ -202,16 +203,14 @@ class Anthropic:
         return {"retry-after": str(math.ceil(wait_s))}
 
 
-def _dimensions(quota: Quota) -> tuple[tuple[str, float, Meter], ...]:
+def _dimensions(quota: Quota, now_s: float) -> tuple[tuple[str, float, float, Meter], ...]:
+    """Name, limit a minute, what is left, and the meter."""
     limits = quota.limits
+    requests_left, tokens_left = quota.left_of_limit(now_s)
     return (
-        ("requests", limits.requests_per_minute, quota.requests),
-        ("tokens", limits.tokens_per_minute, quota.tokens),
+        ("requests", limits.requests_per_minute, requests_left, quota.requests),
+        ("tokens", limits.tokens_per_minute, tokens_left, quota.tokens),
     )
-
-
-def _remaining(limit: float, meter: Meter, now_s: float) -> int:
-    return max(0, math.floor(limit - meter.used(now_s)))
 
 
 def _duration(seconds: float) -> str:

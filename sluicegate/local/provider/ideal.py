@@ -6,11 +6,21 @@ It reads the `timeline` of `GET /stats`, so that a ledger in another process jud
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, assert_never
+
+from sluicegate.local.provider.greedy import Flow, Greedy, given_at, given_before
+from sluicegate.local.provider.quota import Enforcement
 
 _S_PER_MINUTE = 60.0
+
+
+class _Dimension(NamedTuple):
+    """One dimension of a period: its mean rate, and what may come at once."""
+
+    rate_per_s: float
+    burst: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +29,8 @@ class Period:
 
     start_at: float
     end_at: float | None
+    enforcement: Enforcement
+    window_s: float
     requests_per_minute: float
     tokens_per_minute: float
     burst_requests: float
@@ -29,12 +41,27 @@ class Period:
     @property
     def requests_per_s(self) -> float:
         """Requests admitted a second; none during a cut."""
-        return 0.0 if self.cut else self.requests_per_minute / _S_PER_MINUTE
+        return 0.0 if self.cut else self.requests.rate_per_s
 
     @property
     def tokens_per_s(self) -> float:
         """Tokens admitted a second; none during a cut."""
-        return 0.0 if self.cut else self.tokens_per_minute / _S_PER_MINUTE
+        return 0.0 if self.cut else self.tokens.rate_per_s
+
+    @property
+    def requests(self) -> _Dimension:
+        """What outside cuts holds for requests."""
+        return self._dimension(self.requests_per_minute, self.burst_requests)
+
+    @property
+    def tokens(self) -> _Dimension:
+        """What outside cuts holds for tokens."""
+        return self._dimension(self.tokens_per_minute, self.burst_tokens)
+
+    def _dimension(self, per_minute: float, burst: float) -> _Dimension:
+        # A window's limit is whole units: its rate may be a little less than the one that was asked for.
+        rate_per_s = burst / self.window_s if self.enforcement.has_window else per_minute / _S_PER_MINUTE
+        return _Dimension(rate_per_s=rate_per_s, burst=burst)
 
     def overlap_s(self, start_at: float, end_at: float) -> float:
         """Seconds that this period and [start_at, end_at) have in common."""
@@ -48,6 +75,8 @@ def read_timeline(stats: Mapping[str, Any]) -> tuple[Period, ...]:
         Period(
             start_at=period["from"],
             end_at=period["to"],
+            enforcement=Enforcement(period["enforcement"]),
+            window_s=period["window_s"],
             requests_per_minute=period["requests_per_minute"],
             tokens_per_minute=period["tokens_per_minute"],
             burst_requests=period["burst_requests"],
@@ -64,6 +93,8 @@ def write_period(period: Period) -> dict[str, Any]:
     return {
         "from": period.start_at,
         "to": period.end_at,
+        "enforcement": period.enforcement.value,
+        "window_s": period.window_s,
         "requests_per_minute": period.requests_per_minute,
         "tokens_per_minute": period.tokens_per_minute,
         "burst_requests": period.burst_requests,
@@ -76,8 +107,8 @@ def write_period(period: Period) -> dict[str, Any]:
 def admissible(timeline: Sequence[Period], start_at: float, end_at: float) -> tuple[float, float]:
     """Return the requests and the tokens that the limits admit in [start_at, end_at), bursts left out.
 
-    Efficiency over a span is the larger of requests admitted / admissible and tokens admitted / admissible:
-    the dimension that binds.
+    That is the mean rate of every model; a window's is its limit over its length. Efficiency over a span is
+    the larger of requests admitted / admissible and tokens admitted / admissible: the dimension that binds.
     """
     spans = [(period, period.overlap_s(start_at, end_at)) for period in timeline]
     return (
@@ -86,39 +117,52 @@ def admissible(timeline: Sequence[Period], start_at: float, end_at: float) -> tu
     )
 
 
+def most_admissible(timeline: Sequence[Period], start_at: float, end_at: float) -> tuple[float, float]:
+    """Return the most requests and tokens that may be admitted in [start_at, end_at), bursts included.
+
+    A bucket's burst and its rate; the whole limit of each fixed window that the span touches; of a log a
+    window's limit at once, and as much again whenever a window has passed.
+    """
+    return (
+        given_before(end_at, _flows(timeline, [p.requests for p in timeline], start_at)),
+        given_before(end_at, _flows(timeline, [p.tokens for p in timeline], start_at)),
+    )
+
+
 def ideal_s(
     timeline: Sequence[Period], *, started_at: float, requests: float, tokens: float, latency_s: float
 ) -> float:
     """Return the seconds from `started_at` until the quota has admitted all of it and the last answer came.
 
-    The bucket is full at the start and fills during a cut. Infinite while a cut runs that it must
+    Nothing is used at the start, and a bucket fills during a cut. Fixed windows give their limit from the
+    first call's window on, a log its whole window at the start. Infinite while a cut runs that it must
     outlast.
     """
     if requests <= 0:
         return 0.0
-    for_requests = [(p, p.requests_per_minute / _S_PER_MINUTE, p.burst_requests) for p in timeline]
-    for_tokens = [(p, p.tokens_per_minute / _S_PER_MINUTE, p.burst_tokens) for p in timeline]
     done_at = max(
-        _admitted_at(for_requests, started_at, requests), _admitted_at(for_tokens, started_at, tokens)
+        given_at(requests, started_at, _flows(timeline, [p.requests for p in timeline], started_at)),
+        given_at(tokens, started_at, _flows(timeline, [p.tokens for p in timeline], started_at)),
     )
     return done_at - started_at + latency_s
 
 
-def _admitted_at(timeline: Sequence[tuple[Period, float, float]], started_at: float, amount: float) -> float:
-    """When all of the amount is admitted to a caller that takes whatever there is at once."""
-    left, at = amount, started_at
-    spared: float | None = None  # None: nothing asked yet, the bucket is full
-    for period, rate_per_s, burst in timeline:
-        span_s = (math.inf if period.end_at is None else period.end_at) - at
-        if span_s <= 0:
+def _flows(timeline: Sequence[Period], dimensions: Sequence[_Dimension], started_at: float) -> Iterator[Flow]:
+    """Give what a greedy caller is given from `started_at`, oldest first; without end if a period is."""
+    state = Greedy()
+    for period, dimension in zip(timeline, dimensions, strict=True):
+        end_at = math.inf if period.end_at is None else period.end_at
+        if end_at <= started_at:
             continue
-        if period.cut:
-            spared = burst if spared is None else min(burst, spared + span_s * rate_per_s)
-        else:
-            left -= burst if spared is None else spared
-            spared = 0.0
-            if left <= span_s * rate_per_s:
-                return at + max(0.0, left) / rate_per_s
-            left -= span_s * rate_per_s
-        at += span_s
-    return math.inf
+        start_at = max(period.start_at, started_at)
+        match period.enforcement:
+            case Enforcement.BUCKET | Enforcement.SLICE:
+                yield from state.fill(*dimension, start_at, end_at, is_cut=period.cut)
+            case Enforcement.FIXED if not period.cut:
+                yield from state.windows(dimension.burst, period.window_s, start_at, end_at)
+            case Enforcement.LOG if not period.cut:
+                yield from state.log(dimension.burst, period.window_s, start_at, end_at)
+            case Enforcement.FIXED | Enforcement.LOG:
+                pass  # a cut admits nothing, and what was taken ages all the same
+            case _:
+                assert_never(period.enforcement)

@@ -1,8 +1,6 @@
-"""How a provider counts: a continuous bucket, or slices of one second. Pure; times are seconds.
+"""What a provider admits: its limits, the model that enforces them, and both dimensions together. Pure.
 
-A bucket fills at limit / 60 a second up to its burst. A call larger than the burst goes when the bucket is
-full and leaves it in debt. A slice admits limit / 60 in each calendar second; a debt is carried into the next
-ones. Refused calls charge nothing.
+The models are in `meters.py`. Times are seconds. Refused calls charge nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +8,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import assert_never
+
+from sluicegate.local.provider.meters import Bucket, FixedWindows, Meter, Slices, SlidingLog
 
 _S_PER_MINUTE = 60.0
-# Below this a wait is the rounding of floats, not a wait.
-_ROUNDING_S = 1e-6
 # A vendor's token bucket always holds a few ordinary calls, however small its burst in seconds.
 _LEAST_BURST_TOKENS = 4096.0
+# Products such as 0.1 s x 3000 a minute are whole numbers but for the rounding of floats.
+_ROUNDING = 1e-9
 
 
 class Enforcement(StrEnum):
@@ -24,132 +24,73 @@ class Enforcement(StrEnum):
 
     BUCKET = "bucket"
     SLICE = "slice"
+    FIXED = "fixed"
+    LOG = "log"
+
+    @property
+    def has_window(self) -> bool:
+        """Whether a whole window's limit may come at once, and nothing may exceed it."""
+        return self in (Enforcement.FIXED, Enforcement.LOG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What may be used. `burst_s` is how many seconds of the rate may come at once, at least one request."""
+    """What may be used.
+
+    `burst_s` is how many seconds of the rate a bucket admits at once, at least one request. `window_s` is the
+    length of fixed windows and of the log: each admits its share of a minute's limit, in whole units.
+    Raises ValueError when that is nothing at all.
+    """
 
     enforcement: Enforcement
     requests_per_minute: float
     tokens_per_minute: float
     burst_s: float
+    window_s: float = _S_PER_MINUTE
+
+    def __post_init__(self) -> None:
+        """Refuse windows in which no call could ever go."""
+        if self.enforcement.has_window and min(self.burst_requests, self.burst_tokens) < 1:
+            raise ValueError(f"a window of {self.window_s:g} s must admit at least one request and one token")
 
     @property
     def burst_requests(self) -> float:
-        """Requests that may come at once; a slice's whole second for slices."""
-        return max(1.0, self._seconds * self.requests_per_minute / _S_PER_MINUTE)
+        """Requests that may come at once; all of a slice or a window."""
+        share = self._seconds * self.requests_per_minute / _S_PER_MINUTE
+        if self.enforcement.has_window:
+            return float(math.floor(share + _ROUNDING))
+        return max(1.0, share)
 
     @property
     def burst_tokens(self) -> float:
         """Tokens that may come at once, without the debt that one larger call may leave."""
-        burst = self._seconds * self.tokens_per_minute / _S_PER_MINUTE
-        if self.enforcement is Enforcement.SLICE:
-            return max(1.0, burst)
-        return max(burst, min(_LEAST_BURST_TOKENS, self.tokens_per_minute))
+        share = self._seconds * self.tokens_per_minute / _S_PER_MINUTE
+        match self.enforcement:
+            case Enforcement.FIXED | Enforcement.LOG:
+                return float(math.floor(share + _ROUNDING))
+            case Enforcement.SLICE:
+                return max(1.0, share)
+            case Enforcement.BUCKET:
+                return max(share, min(_LEAST_BURST_TOKENS, self.tokens_per_minute))
+            case _:
+                assert_never(self.enforcement)
+
+    @property
+    def largest_call(self) -> float:
+        """Tokens above which a call is refused for good."""
+        return self.burst_tokens if self.enforcement.has_window else self.tokens_per_minute
 
     @property
     def _seconds(self) -> float:
-        return 1.0 if self.enforcement is Enforcement.SLICE else self.burst_s
-
-
-class Meter(Protocol):
-    """One dimension's count."""
-
-    rate_per_s: float
-
-    def used(self, now_s: float) -> float:
-        """Return what is taken and not yet given back; above the burst while in debt."""
-
-    def wait_s(self, cost: float, now_s: float) -> float:
-        """Return 0 when the cost may go now, else when it could."""
-
-    def charge(self, cost: float, now_s: float) -> None:
-        """Take the cost, whatever the level is."""
-
-    def full_in_s(self, now_s: float) -> float:
-        """Return the time until nothing is used, if nothing more comes."""
-
-
-class Bucket:
-    """A continuous bucket; full when it is made."""
-
-    def __init__(self, rate_per_s: float, capacity: float, now_s: float) -> None:
-        self.rate_per_s = rate_per_s
-        self._capacity = capacity
-        self._level = capacity
-        self._at_s = now_s
-
-    def used(self, now_s: float) -> float:
-        """Return what is taken and not yet filled again."""
-        return self._capacity - self._filled(now_s)
-
-    def _filled(self, now_s: float) -> float:
-        if now_s > self._at_s:
-            self._level = min(self._capacity, self._level + (now_s - self._at_s) * self.rate_per_s)
-            self._at_s = now_s
-        return self._level
-
-    def wait_s(self, cost: float, now_s: float) -> float:
-        """Return when the cost is there, or the bucket full for one that is larger."""
-        wait_s = (min(cost, self._capacity) - self._filled(now_s)) / self.rate_per_s
-        return wait_s if wait_s > _ROUNDING_S else 0.0
-
-    def charge(self, cost: float, now_s: float) -> None:
-        """Take the cost, whatever the level is."""
-        self._level = self._filled(now_s) - cost
-
-    def full_in_s(self, now_s: float) -> float:
-        """Return the time until the bucket is full."""
-        return (self._capacity - self._filled(now_s)) / self.rate_per_s
-
-
-class Slices:
-    """Calendar seconds that each admit their share, in whole units so that none is lost to rounding."""
-
-    def __init__(self, rate_per_s: float, now_s: float) -> None:
-        self.rate_per_s = rate_per_s
-        self._slice = math.floor(now_s)
-        self._level = self._share(self._slice, self._slice)
-
-    def used(self, now_s: float) -> float:
-        """Return what is taken of this second, and of the next ones while in debt."""
-        left = self._left(now_s)
-        return self._share(self._slice, self._slice) - left
-
-    def _left(self, now_s: float) -> float:
-        current = math.floor(now_s)
-        if current > self._slice:
-            debt = min(0.0, self._level)
-            own = self._share(current, current)
-            self._level = min(own, debt + self._share(self._slice + 1, current))
-            self._slice = current
-        return self._level
-
-    def wait_s(self, cost: float, now_s: float) -> float:
-        """Return the time to the second in which the cost is there."""
-        level = self._left(now_s)
-        own = self._share(self._slice, self._slice)
-        if level >= cost or (cost > own > 0 and level >= own):
-            return 0.0
-        # A cost above a second's share goes at the start of the first second without debt.
-        missing = min(cost, max(1.0, math.floor(self.rate_per_s))) - min(0.0, level)
-        return self._slice + max(1, math.ceil(missing / self.rate_per_s)) - now_s
-
-    def charge(self, cost: float, now_s: float) -> None:
-        """Take the cost, whatever is left."""
-        self._level = self._left(now_s) - cost
-
-    def full_in_s(self, now_s: float) -> float:
-        """Return the time until the second in which nothing is used; 0 when this is one."""
-        level = self._left(now_s)
-        if level >= self._share(self._slice, self._slice):
-            return 0.0
-        return self._slice + 1 + math.ceil(max(0.0, -level) / self.rate_per_s) - now_s
-
-    def _share(self, first: int, last: int) -> float:
-        """Whole units of the seconds from first to last: 100 a minute are 1, 2, 2, 1, 2, 2 a second."""
-        return float(math.floor((last + 1) * self.rate_per_s) - math.floor(first * self.rate_per_s))
+        match self.enforcement:
+            case Enforcement.BUCKET:
+                return self.burst_s
+            case Enforcement.SLICE:
+                return 1.0
+            case Enforcement.FIXED | Enforcement.LOG:
+                return self.window_s
+            case _:
+                assert_never(self.enforcement)
 
 
 class Quota:
@@ -162,7 +103,7 @@ class Quota:
 
     def take(self, tokens: int, now_s: float) -> float:
         """Charge one call and return 0, or nothing and return the wait: infinite when it never fits."""
-        if tokens > self.limits.tokens_per_minute:
+        if tokens > self.limits.largest_call:
             return math.inf
         wait_s = max(self.requests.wait_s(1, now_s), self.tokens.wait_s(tokens, now_s))
         if wait_s == 0.0:
@@ -171,18 +112,21 @@ class Quota:
         return wait_s
 
     def charge_late(self, tokens: int, now_s: float) -> None:
-        """Charge what is known only when the answer is there; it may leave a debt."""
+        """Charge what is known only when the answer is there, room or not."""
         self.tokens.charge(tokens, now_s)
 
     def change(self, limits: Limits, now_s: float) -> None:
-        """Go on with other limits: what was used stays used."""
-        used_requests = self.requests.used(now_s)
-        used_tokens = self.tokens.used(now_s)
+        """Go on with other limits of the same model and window: what was used stays used."""
         self.limits = limits
-        self.requests = self._meter(limits.requests_per_minute, limits.burst_requests, now_s)
-        self.tokens = self._meter(limits.tokens_per_minute, limits.burst_tokens, now_s)
-        self.requests.charge(used_requests, now_s)
-        self.tokens.charge(used_tokens, now_s)
+        self.requests.resize(limits.requests_per_minute / _S_PER_MINUTE, limits.burst_requests, now_s)
+        self.tokens.resize(limits.tokens_per_minute / _S_PER_MINUTE, limits.burst_tokens, now_s)
+
+    def left_of_limit(self, now_s: float) -> tuple[float, float]:
+        """Return the requests and tokens that are left: of the window, or of a minute without windows."""
+        limits, requests, tokens = self.limits, self.requests.used(now_s), self.tokens.used(now_s)
+        if limits.enforcement.has_window:
+            return limits.burst_requests - requests, limits.burst_tokens - tokens
+        return limits.requests_per_minute - requests, limits.tokens_per_minute - tokens
 
     def _meter(self, per_minute: float, burst: float, now_s: float) -> Meter:
         rate_per_s = per_minute / _S_PER_MINUTE
@@ -191,3 +135,9 @@ class Quota:
                 return Bucket(rate_per_s, burst, now_s)
             case Enforcement.SLICE:
                 return Slices(rate_per_s, now_s)
+            case Enforcement.FIXED:
+                return FixedWindows(self.limits.window_s, burst, now_s)
+            case Enforcement.LOG:
+                return SlidingLog(self.limits.window_s, burst)
+            case _:
+                assert_never(self.limits.enforcement)

@@ -190,6 +190,7 @@ class Simulator:
             "requests_per_minute": limits.requests_per_minute,
             "tokens_per_minute": limits.tokens_per_minute,
             "burst_s": limits.burst_s,
+            "window_s": limits.window_s,
             "burst_requests": limits.burst_requests,
             "burst_tokens": limits.burst_tokens,
             "latency_ms": self._configuration.latency_ms,

@@ -64,6 +64,8 @@ class Timeline:
         return Period(
             start_at=start_at,
             end_at=end_at,
+            enforcement=limits.enforcement,
+            window_s=limits.window_s,
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
             burst_requests=limits.burst_requests,
