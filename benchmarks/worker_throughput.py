@@ -1,219 +1,257 @@
-"""How many events a second one worker process manages, and what one costs it in CPU and memory.
+"""Events a second, CPU per event and memory of a whole worker, beside a bare loop on the same events.
 
-A real worker, the embedded broker, a Redis and the provider simulator, each started for this; beside it a
-bare loop of consume, call and produce does the same work. Run with `python -m benchmarks.worker_throughput`
-on an idle machine: all of them share its cores.
+Run with `python -m benchmarks.worker_throughput` in the repository's root. Every process is real: the
+worker is the command line's, Redis is a server of its own, Kafka is the one at `--kafka` (or
+SLUICEGATE_TEST_KAFKA), else the embedded broker. Everything is on: state, gates, limiter, metrics, logs.
+Figures are taken between the first and the last tenth of the results, where 500 events run at once.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
-import re
+import secrets
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+import httpx
+import orjson
+from confluent_kafka import Producer
 
+from benchmarks.watching import Figures, ResultsWatch, watch
+from sluicegate.events.cloudevent import binary_headers
+from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.local.processes import CommandProcess
-from sluicegate.local.redis_server import free_port
+from sluicegate.local.redis_server import RedisServer, free_port
 from sluicegate.local.stack import LocalStack, StackPlan
-from sluicegate.local.toml import write_toml
-from sluicegate.settings import load_settings
-from sluicegate.topics import topic_table
+from sluicegate.local.toml import Value, write_toml
+from sluicegate.settings import Settings, load_settings
+from sluicegate.topics import TopicSpec, topic_table
 
-_EVENTS = 3_000
-# A worker keeps a quarter of these for events that are due again.
-_RUNNING = 500
-_PARTITIONS = 4
-_TIMEOUT_S = 120.0
-_POLL_S = 0.05
-_INPUT, _RESULTS = "tickets", "tickets.results"
-_UNLIMITED = ("--requests-per-minute", "1e9", "--tokens-per-minute", "1e12", "--latency-ms", "100")
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PARTITIONS = 12
+_LATENCY_MS = 100
+_READY_TIMEOUT_S = 60.0
+_NO_LIMIT_IN_PRACTICE = 6e8
+_TEXT = "My parcel has not come yet, and nobody answers the telephone. What am I to do now? " * 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What one run of one process showed; `busy_mib` is its memory while `at_work` events were."""
+class Case:
+    """A stream to be measured. `handler` as in the setting `agent`."""
 
-    events_per_s: float
-    cpu_ms_per_event: float
-    idle_mib: float
-    busy_mib: float
-    at_work: int
-
-
-def measure_worker(*, keys: int, ordered: bool, folder: Path) -> Figures:
-    """Run all events through one worker. Raises StackError when it does not start."""
-    with LocalStack(StackPlan(topics={}, provider_options=_UNLIMITED), folder=folder) as stack:
-        port = free_port()
-        config = _configure(stack, folder, ordered=ordered, port=port)
-        process = CommandProcess(
-            "worker", ("worker", "tickets", "--config", str(config), "--embedded-broker"), folder=folder
-        )
-        process.start()
-        try:
-            _wait_until(lambda: _get(port, "readyz") is not None, process.tail)
-            return _measure(stack.kafka, process.pid, keys, process.tail, lambda: _running(port))
-        finally:
-            process.ask_to_stop()
-            process.wait(30)
+    name: str
+    handler: str
+    ordered: bool
+    calls: bool
 
 
-def measure_bare_loop(*, keys: int, folder: Path) -> Figures:
-    """Run all events through the bare loop."""
-    plan = StackPlan(topics={_INPUT: _PARTITIONS, _RESULTS: _PARTITIONS}, provider_options=_UNLIMITED)
-    with LocalStack(plan, folder=folder) as stack:
-        where = (stack.kafka, _INPUT, _RESULTS, stack.provider_base_url)
-        with _bare_loop((*where, str(_EVENTS), str(_RUNNING))) as pid:
-            return _measure(stack.kafka, pid, keys, str, lambda: _RUNNING)
+_CASES = {
+    "wait": Case(name="wait", handler="benchmarks.handlers:wait", ordered=False, calls=False),
+    "wait-ordered": Case(name="wait-ordered", handler="benchmarks.handlers:wait", ordered=True, calls=False),
+    "chat": Case(name="chat", handler="streams.support_chat:reply", ordered=True, calls=True),
+}
 
 
-@contextmanager
-def _bare_loop(arguments: tuple[str, ...]) -> Iterator[int]:
-    command = [sys.executable, "-m", "benchmarks.bare_loop", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        process.stdout.readline()
-        try:
-            yield process.pid
-        except BaseException:
-            process.kill()
-            raise
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Where everything is."""
 
-
-def _configure(stack: LocalStack, folder: Path, *, ordered: bool, port: int) -> Path:
-    config = folder / "worker.toml"
-    config.write_text(
-        write_toml(
-            {
-                "kafka": {"bootstrap_servers": stack.kafka, "group": "bench"},
-                "topics": {"partitions": _PARTITIONS},
-                "redis": {"url": stack.redis},
-                "providers.main": {"base_url": stack.provider_base_url},
-                # The limiter books every call; it just never makes one wait.
-                "limits.main": {"requests_per_minute": 1e8, "tokens_per_minute": 1e11},
-                "http": {"port": port},
-                "streams.tickets": {
-                    "agent": "benchmarks.tickets:rate",
-                    "provider": "main",
-                    "model": "gpt-4o-mini",
-                    "ordered": ordered,
-                    "max_running": _RUNNING,
-                    "max_output_tokens": 64,
-                },
-            }
-        )
-    )
-    assert stack.broker is not None
-    stack.broker.create_topics(
-        {spec.name: spec.partitions for spec in topic_table(load_settings(config, {}))}
-    )
-    return config
-
-
-def _measure(kafka: str, pid: int, keys: int, why: Callable[[], str], running: Callable[[], int]) -> Figures:
-    """Publish, and watch the process until every event has its result."""
-    # A consumer that has just joined spends some CPU of its own.
-    time.sleep(2)
-    idle_mib, cpu_s, started_at = _rss_mib(pid), _cpu_s(pid), time.monotonic()
-    _publish(kafka, keys)
-    reader = Consumer({"bootstrap.servers": kafka, "group.id": "bench-reader"})
-    try:
-        _wait_until(lambda: _count(reader) >= _EVENTS // 4, why)
-        busy_mib, at_work = _rss_mib(pid), running()
-        _wait_until(lambda: _count(reader) >= _EVENTS, why)
-    finally:
-        reader.close()
-    elapsed_s = time.monotonic() - started_at
-    return Figures(
-        events_per_s=_EVENTS / elapsed_s,
-        cpu_ms_per_event=(_cpu_s(pid) - cpu_s) * 1e3 / _EVENTS,
-        idle_mib=idle_mib,
-        busy_mib=busy_mib,
-        at_work=at_work,
-    )
-
-
-def _publish(kafka: str, keys: int) -> None:
-    producer = Producer({"bootstrap.servers": kafka, "partitioner": "murmur2_random"})
-    for number in range(_EVENTS):
-        event = {"ticket_id": f"t-{number}", "text": f"The cellar of house {number} is under water. " * 8}
-        producer.produce(_INPUT, key=f"k-{number % keys}", value=json.dumps(event))
-        producer.poll(0)
-    assert producer.flush(30) == 0
-
-
-def _count(reader: Consumer) -> int:
-    places = (TopicPartition(_RESULTS, number) for number in range(_PARTITIONS))
-    return sum(reader.get_watermark_offsets(place, timeout=20)[1] for place in places)
-
-
-def _wait_until(condition: Callable[[], bool], why: Callable[[], str]) -> None:
-    deadline = time.monotonic() + _TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not finished after {_TIMEOUT_S:g} s:\n{why()}")
-        time.sleep(_POLL_S)
-
-
-def _get(port: int, path: str) -> str | None:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as response:
-            return str(response.read().decode())
-    except (urllib.error.URLError, OSError):
-        return None
-
-
-def _running(port: int) -> int:
-    found = re.search(r"^sluicegate_events_running\{.*\} ([0-9.e+]+)$", _get(port, "metrics") or "", re.M)
-    return int(float(found[1])) if found else 0
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process with all its threads (proc(5): fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-
-
-def _rss_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    prefix: str
+    kafka: str
+    redis: RedisServer
+    provider_base_url: str
+    is_embedded: bool
+    folder: Path
+    running: int
 
 
 def main() -> None:
     """Print the figures."""
-    print(f"{_EVENTS:,} events, {_RUNNING} at a time, calls of 100 ms")
-    print(f"{'':24}{'events/s':>10}{'CPU ms/event':>14}{'MiB idle':>10}{'MiB busy':>10}{'at work':>9}")
-    with tempfile.TemporaryDirectory(prefix="sluicegate-bench-") as name:
-        folder = Path(name)
-        bare = _show("bare loop", measure_bare_loop(keys=_EVENTS, folder=folder))
-        for title, keys, ordered in (
-            ("worker, distinct keys", _EVENTS, False),
-            (f"worker, ordered, {_RUNNING} keys", _RUNNING, True),
-        ):
-            figures = _show(title, measure_worker(keys=keys, ordered=ordered, folder=folder))
-            print(f"{'':24}{figures.cpu_ms_per_event / bare.cpu_ms_per_event:>24.1f} x the bare loop's CPU")
+    run(argparse.Namespace(kafka=None, events=8_000, running=500, cases=list(_CASES)))
 
 
-def _show(title: str, figures: Figures) -> Figures:
+def run(options: argparse.Namespace) -> None:
+    """Run the cases and print a row for each process."""
+    print(f"{'':28}{'events/s':>10}{'CPU ms/event':>14}{'Redis ms/event':>16}{'idle MB':>9}{'busy MB':>9}")
+    prefix = f"bench-{secrets.token_hex(3)}."
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluicegate-bench-")))
+        redis = stack.enter_context(RedisServer(appendonly=True))
+        kafka = options.kafka or os.environ.get("SLUICEGATE_TEST_KAFKA")
+        provider = ("--latency-ms", str(_LATENCY_MS), "--requests-per-minute", "1e9")
+        plan = StackPlan(
+            topics={},
+            provider_options=(*provider, "--tokens-per-minute", "1e12"),
+            kafka=kafka,
+            redis=redis.url,
+        )
+        local = stack.enter_context(LocalStack(plan, folder=folder))
+        world = World(
+            prefix=prefix,
+            kafka=local.kafka,
+            redis=redis,
+            provider_base_url=local.provider_base_url,
+            is_embedded=local.broker is not None,
+            folder=folder,
+            running=options.running,
+        )
+        for name in options.cases:
+            _measure(world, local, _CASES[name], options.events)
+
+
+def _measure(world: World, local: LocalStack, case: Case, events: int) -> None:
+    settings, config, port = _settings(world, case)
+    input_topic = f"{world.prefix}{case.name}"
+    results, bare_results = f"{input_topic}.results", f"{input_topic}.bare"
+    _make_topics(world, local, settings, bare_results)
+
+    worker = CommandProcess(
+        f"worker-{case.name}",
+        (
+            "worker",
+            case.name,
+            *(("--embedded-broker",) if world.is_embedded else ()),
+            "--config",
+            str(config),
+        ),
+        folder=world.folder,
+    )
+    worker.start()
+    try:
+        _wait_until_ready(worker, port)
+        mine = _watched(world, worker.pid, results, events, lambda: _publish(world, input_topic, events))
+    finally:
+        worker.ask_to_stop()
+        worker.wait(_READY_TIMEOUT_S)
+    _print(f"{case.name}: worker", mine)
+
+    with _bare_loop(world, case, input_topic, bare_results) as pid:
+        bare = _watched(world, pid, bare_results, events, lambda: None)
+    _print(f"{case.name}: bare loop", bare)
     print(
-        f"{title:24}{figures.events_per_s:>10,.0f}{figures.cpu_ms_per_event:>14.2f}"
-        f"{figures.idle_mib:>10.0f}{figures.busy_mib:>10.0f}{figures.at_work:>9}",
+        f"{case.name + ': ratio':28}{mine.events_per_s / bare.events_per_s:10.2f}"
+        f"{mine.cpu_ms / bare.cpu_ms:14.1f}",
         flush=True,
     )
-    return figures
+
+
+def _watched(world: World, pid: int, results: str, events: int, begin: Callable[[], None]) -> Figures:
+    topic = ResultsWatch(world.kafka, results, _PARTITIONS)
+    try:
+        return watch(topic, pid=pid, redis_pid=world.redis.pid, events=events, begin=begin)
+    finally:
+        topic.close()
+
+
+def _print(name: str, figures: Figures) -> None:
+    print(
+        f"{name:28}{figures.events_per_s:10,.0f}{figures.cpu_ms:14.2f}{figures.redis_cpu_ms:16.2f}"
+        f"{figures.idle_mb:9.0f}{figures.running_mb:9.0f}",
+        flush=True,
+    )
+
+
+def _settings(world: World, case: Case) -> tuple[Settings, Path, int]:
+    port = free_port()
+    tables: Mapping[str, Mapping[str, Value]] = {
+        "kafka": {"bootstrap_servers": world.kafka, "group": f"{world.prefix}sluicegate"},
+        "topics": {"partitions": _PARTITIONS},
+        "redis": {"url": world.redis.url},
+        "providers.main": {"base_url": world.provider_base_url, "timeout_s": 30},
+        "limits.main": {
+            "requests_per_minute": _NO_LIMIT_IN_PRACTICE,
+            "tokens_per_minute": 1000 * _NO_LIMIT_IN_PRACTICE,
+        },
+        "http": {"port": port},
+        f"streams.{case.name}": {
+            "agent": case.handler,
+            "provider": "main",
+            "model": "small",
+            "ordered": case.ordered,
+            "max_running": world.running,
+            "topic": f"{world.prefix}{case.name}",
+            "results_topic": f"{world.prefix}{case.name}.results",
+        },
+    }
+    path = world.folder / f"{case.name}.toml"
+    path.write_text(write_toml(tables), encoding="utf-8")
+    return load_settings(path, {}), path, port
+
+
+def _make_topics(world: World, local: LocalStack, settings: Settings, bare_results: str) -> None:
+    table: Sequence[TopicSpec] = topic_table(settings)
+    if local.broker is not None:
+        local.broker.create_topics(
+            {**{each.name: each.partitions for each in table}, bare_results: _PARTITIONS}
+        )
+        return
+    bare = TopicSpec(
+        name=bare_results, partitions=_PARTITIONS, replication_factor=1, config={}, writers=(), readers=()
+    )
+    KafkaAdmin(world.kafka).create((*table, bare))
+
+
+def _publish(world: World, topic: str, events: int) -> None:
+    """Publish all events, four to a conversation."""
+    producer = Producer(
+        {"bootstrap.servers": world.kafka, "partitioner": "murmur2_random", "linger.ms": 20, "acks": "all"}
+    )
+    now_ms = int(time.time() * 1000)
+    for number in range(events):
+        turn, conversation = divmod(number, max(1, events // 4))
+        key = f"conversation-{conversation}"
+        value = {"conversation_id": key, "turn": turn, "speaker": "customer", "text": _TEXT}
+        headers = binary_headers(id=f"{topic}-{number}", source="benchmark", type="message", time_ms=now_ms)
+        producer.produce(topic, key=key, value=orjson.dumps(value), headers=list(headers))
+        producer.poll(0)
+    if producer.flush(_READY_TIMEOUT_S):
+        raise AssertionError("the broker did not take the events: no figure would mean anything")
+
+
+def _wait_until_ready(worker: CommandProcess, port: int) -> None:
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    with httpx.Client(timeout=2.0, trust_env=False) as client:
+        while time.monotonic() < deadline and worker.exit_code is None:
+            try:
+                if client.get(f"http://127.0.0.1:{port}/readyz").is_success:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+    raise AssertionError(f"the worker is not ready:\n{worker.tail()}")
+
+
+@contextmanager
+def _bare_loop(world: World, case: Case, topic: str, output: str) -> Iterator[int]:
+    url = ("--url", f"{world.provider_base_url}/chat/completions") if case.calls else ()
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.bare_loop",
+        world.kafka,
+        topic,
+        output,
+        str(world.running),
+        *url,
+    ]
+    with subprocess.Popen(command) as process:
+        try:
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(_CASES), metavar="CASE", help=", ".join(_CASES))
+    parser.add_argument("--kafka", help="address of a real Kafka")
+    parser.add_argument("--events", type=int, default=8_000)
+    parser.add_argument("--running", type=int, default=500)
+    run(parser.parse_args())
