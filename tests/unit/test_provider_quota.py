@@ -258,10 +258,19 @@ def test_a_log_admits_one_call_as_another_one_leaves() -> None:
     assert [quota.take(1, at) for at in times] == [0, 0, 0.5, 0, 10, 0]
 
 
+def test_a_call_without_tokens_keeps_no_log_from_being_unused() -> None:
+    """The reset of tokens is told by the newest charge, and nothing is none."""
+    quota = Quota(_limits(Enforcement.LOG), _START_S)
+    for at, tokens in ((0, 5), (10, 0)):
+        quota.take(tokens, _START_S + at)
+    assert quota.tokens.full_in_s(_START_S + 10) == 50
+    assert quota.requests.full_in_s(_START_S + 10) == 60
+
+
 @pytest.mark.parametrize("enforcement", _WINDOWED)
 def test_a_windows_limit_is_whole_units(enforcement: Enforcement) -> None:
-    """Rounding of floats takes none away (0.7 s of 600 are 7), and a part of one is none."""
-    assert _limits(enforcement, requests=600, window_s=0.7).burst_requests == 7
+    """Rounding of floats takes none away (8.2 s of 900 are 123), and a part of one is none."""
+    assert _limits(enforcement, requests=900, window_s=8.2).burst_requests == 123
     assert _limits(enforcement, requests=100, window_s=1).burst_requests == 1
     assert _limits(enforcement, requests=60, tokens=90, window_s=1).burst_tokens == 1
 
