@@ -107,7 +107,7 @@ class Deployment:
         self.partitions = partitions
         self.config = folder / "sluicegate.toml"
         self._provider_arguments = provider_arguments
-        self._limits = dict(limits or {"requests_per_minute": 1200, "tokens_per_minute": 10_000_000})
+        self._limits = dict(limits or {"requests_per_minute": 3600, "tokens_per_minute": 10_000_000})
         self._stream = dict(stream or {})
         self._retry = dict(retry or {})
         self._provider = dict(provider or {})

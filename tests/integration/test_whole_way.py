@@ -141,7 +141,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_keeps_the_order(deploy:
     deployment = deploy(
         stream={"max_running": max_running}, provider_arguments=("--latency-ms", "150", "--jitter-ms", "50")
     )
-    events = conversations(count=30, turns=10)
+    events = conversations(count=30, turns=8)
     deployment.publish("support-chat", events, key="conversation_id")
     first = deployment.start_worker("support-chat")
     deployment.wait_for_ends("support-chat", 60, timeout_s=60)

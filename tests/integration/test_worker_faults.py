@@ -42,7 +42,7 @@ def ends_of(ends: list[Seen]) -> set[tuple[str, str | None]]:
 
 def test_workers_that_come_and_go_under_load_lose_nothing_and_pay_once(deployment: Deployment) -> None:
     """G1, G4, G5: a second worker joins, the first leaves on SIGTERM, a third takes its place."""
-    events = conversations(count=40, turns=10)
+    events = conversations(count=40, turns=8)
     deployment.publish("support-chat", events, key="conversation_id")
     first = deployment.start_worker("support-chat")
     deployment.wait_for_ends("support-chat", 40, timeout_s=60)
