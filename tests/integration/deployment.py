@@ -15,13 +15,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from sluicegate.local.redis_server import RedisServer
 from tests.waiting import wait_until_sync
 
 STOP_TIMEOUT_S = 40.0
-READY_TIMEOUT_S = 45.0
+_NO_LEADER_YET = (
+    *(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE),
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +261,7 @@ class Deployment:
         """Return a whole topic as of now, each partition in its order; reads only what is new."""
         found = self._found.setdefault(topic, [])
         places = [TopicPartition(topic, number) for number in range(self.topics[topic])]
-        ends = {place.partition: self._reader.get_watermark_offsets(place, timeout=20)[1] for place in places}
+        ends = {place.partition: self._end_of(place) for place in places}
         next_of = dict.fromkeys(ends, 0) | {seen.partition: seen.offset + 1 for seen in found}
         wanted = [number for number, end in ends.items() if next_of[number] < end]
         self._reader.assign([TopicPartition(topic, number, next_of[number]) for number in wanted])
@@ -270,6 +273,21 @@ class Deployment:
                 found.append(_seen(message))
                 next_of[found[-1].partition] = found[-1].offset + 1
         return sorted(found, key=lambda seen: (seen.partition, seen.offset))
+
+    def _end_of(self, place: TopicPartition) -> int:
+        """Return a partition's next offset; a topic that was just made may not have its leader yet."""
+        found: list[int] = []
+
+        def answered() -> bool:
+            try:
+                found.append(self._reader.get_watermark_offsets(place, timeout=20)[1])
+            except KafkaException as exc:
+                if exc.args[0].code() not in _NO_LEADER_YET:
+                    raise
+            return bool(found)
+
+        wait_until_sync(answered, timeout_s=20, what=f"a leader for {place.topic}")
+        return found[0]
 
     def wait_for_ends(self, stream: str, count: int, *, timeout_s: float) -> list[Seen]:
         """Return the results and dead letters once `count` events (by origin) have one."""

@@ -125,7 +125,7 @@ def test_unreadable_record_is_dead_lettered_and_its_neighbour_released(running: 
     due = running.park([Parked(copy="1-good", due_in_ms=300, partition=1)])
     (dead,) = running.read(running.dlq, until=lambda records: len(records) >= 1)
     assert (dead.value, dead.partition) == (b"\xff", 1)
-    assert dead.headers == (("x", b"1"), ("retry-reason", b"bad-retry-headers"))
+    assert dead.headers == (("x", b"1"), ("dlq-reason", b"bad-retry-headers"))
     assert len(_released(running, due)) == 1
 
 
