@@ -74,7 +74,7 @@ class World:
 
 def main() -> None:
     """Print the figures."""
-    run(argparse.Namespace(kafka=None, events=8_000, running=500, cases=list(_CASES)))
+    run(argparse.Namespace(kafka=None, events=8_000, running=500, cases=list(_CASES), worker_only=False))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -103,10 +103,10 @@ def run(options: argparse.Namespace) -> None:
             running=options.running,
         )
         for name in options.cases:
-            _measure(world, local, _CASES[name], options.events)
+            _measure(world, local, _CASES[name], options.events, worker_only=options.worker_only)
 
 
-def _measure(world: World, local: LocalStack, case: Case, events: int) -> None:
+def _measure(world: World, local: LocalStack, case: Case, events: int, *, worker_only: bool) -> None:
     settings, config, port = _settings(world, case)
     input_topic = f"{world.prefix}{case.name}"
     results, bare_results = f"{input_topic}.results", f"{input_topic}.bare"
@@ -132,6 +132,8 @@ def _measure(world: World, local: LocalStack, case: Case, events: int) -> None:
         worker.wait(_READY_TIMEOUT_S)
     _print(f"{case.name}: worker", mine)
 
+    if worker_only:
+        return
     with _bare_loop(world, case, input_topic, bare_results) as pid:
         bare = _watched(world, pid, bare_results, events, lambda: None)
     _print(f"{case.name}: bare loop", bare)
@@ -254,4 +256,5 @@ if __name__ == "__main__":
     parser.add_argument("--kafka", help="address of a real Kafka")
     parser.add_argument("--events", type=int, default=8_000)
     parser.add_argument("--running", type=int, default=500)
+    parser.add_argument("--worker-only", action="store_true", help="leave out the bare loop")
     run(parser.parse_args())
