@@ -28,6 +28,8 @@ def deployment(real_kafka: str, prefix: str, tmp_path: Path) -> Iterator[Deploym
         kafka=real_kafka,
         prefix=prefix,
         folder=tmp_path,
+        # Slow enough that work is left when the fault strikes.
+        limits={"requests_per_minute": 1200, "tokens_per_minute": 10_000_000},
         stream={"max_running": MAX_RUNNING},
         provider_arguments=("--latency-ms", "100", "--jitter-ms", "50"),
     ) as deployment:
@@ -42,7 +44,7 @@ def ends_of(ends: list[Seen]) -> set[tuple[str, str | None]]:
 
 def test_workers_that_come_and_go_under_load_lose_nothing_and_pay_once(deployment: Deployment) -> None:
     """G1, G4, G5: a second worker joins, the first leaves on SIGTERM, a third takes its place."""
-    events = conversations(count=40, turns=8)
+    events = conversations(count=40, turns=10)
     deployment.publish("support-chat", events, key="conversation_id")
     first = deployment.start_worker("support-chat")
     deployment.wait_for_ends("support-chat", 40, timeout_s=60)
