@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +20,8 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from sluicegate.state.translation import redis_errors_translated
 
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
-_MOST_CONNECTIONS = 16
+# Bounds how long the event loop is at one batch's replies (some 20 us each).
+_MOST_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +46,39 @@ class Call:
     keys: tuple[str, ...]
     args: tuple[str | bytes | int, ...]
 
+    def encoded(self) -> Call:
+        """Return the same call with its text as UTF-8. Raises UnicodeEncodeError for text that has none."""
+        return replace(self, args=tuple(arg.encode() if isinstance(arg, str) else arg for arg in self.args))
+
     def command(self, run_id: bytes, *, by_text: bool) -> tuple[str | bytes | int, ...]:
         """Return the command: EVALSHA, or EVAL with the whole text."""
         how = ("EVAL", self.script.text) if by_text else ("EVALSHA", self.script.sha)
         return (*how, len(self.keys), *self.keys, run_id, *self.args)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Waiting:
+    """What one caller wants: its calls, answered together until `deadline` (the event loop's time)."""
+
+    calls: Sequence[Call]
+    deadline: float
+    replies: asyncio.Future[list[Any]]
+
+    def fail(self, error: Exception) -> None:
+        """Tell the caller, with an exception of its own: one that many raise would collect their frames."""
+        if not self.replies.done():
+            own = copy(error)
+            own.__cause__ = error.__cause__
+            self.replies.set_exception(own)
+
+
 class ScriptRunner:
-    """Runs scripts on a Redis client's connections, a few at a time, each within `timeout_s`.
+    """Runs scripts on a Redis client's connections, each within `timeout_s`.
+
+    What is asked for while Redis is still answering goes out together in the next round trip: a write, a
+    read and a connection's coming and going cost far more than a script, and a busy process pays them once
+    for dozens of calls. A lone call waits for nobody. Calls of one batch share its connection and so its
+    outages, but nothing else: an error reply, a NOSCRIPT and a cancellation are one caller's alone.
 
     Every failure is a StateUnavailableError. The scripts may be repeated, so nothing is retried here.
 
@@ -66,8 +94,9 @@ class ScriptRunner:
         self._pool = client.connection_pool
         self._timeout_s = timeout_s
         self._run_ids: WeakKeyDictionary[AbstractConnection, bytes] = WeakKeyDictionary()
-        # Scripts take microseconds: a few connections carry all of a process's events.
-        self._turns = asyncio.Semaphore(_MOST_CONNECTIONS)
+        self._waiting: deque[_Waiting] = deque()
+        # Belongs to all callers of a burst and to none: it must survive the cancellation of each of them.
+        self._sender: asyncio.Task[None] | None = None
 
     async def run(self, call: Call) -> Any:
         """Run one script and return its reply. Raises StateUnavailableError."""
@@ -75,14 +104,63 @@ class ScriptRunner:
 
     async def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run several scripts in one round trip and return their replies. Raises StateUnavailableError."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(
+            # Encoded here, where text that has no bytes fails its own caller only.
+            calls=[call.encoded() for call in calls],
+            deadline=loop.time() + self._timeout_s,
+            replies=loop.create_future(),
+        )
+        self._waiting.append(waiting)
+        if self._sender is None or self._sender.done():
+            self._sender = loop.create_task(self._send_waiting())
+        replies = await waiting.replies
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                with redis_errors_translated():
+                    raise reply
+        return replies
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            batch = self._take_batch()
+            try:
+                await self._exchange(batch)
+            except Exception as error:  # noqa: BLE001 - it is raised where the calls were asked for
+                for each in batch:
+                    each.fail(error)
+            finally:
+                for each in batch:
+                    each.replies.cancel()  # those that have no answer: the event loop ends
+
+    def _take_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._waiting and size < _MOST_AT_ONCE:
+            waiting = self._waiting.popleft()
+            if not waiting.replies.done():  # else its caller was cancelled
+                batch.append(waiting)
+                size += len(waiting.calls)
+        return batch
+
+    async def _exchange(self, batch: Sequence[_Waiting]) -> None:
+        """Bring the batch to Redis and its replies to their callers, before the oldest one's deadline."""
+        if not batch:
+            return
         with redis_errors_translated():
-            async with asyncio.timeout(self._timeout_s), self._turns:
+            async with asyncio.timeout_at(batch[0].deadline):
                 # redis-py leaves these two methods unannotated.
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
-                    return await self._run_on(connection, calls)
+                    replies = await self._run_on(connection, [call for each in batch for call in each.calls])
                 finally:
                     await self._pool.release(connection)
+        start = 0
+        for each in batch:
+            end = start + len(each.calls)
+            if not each.replies.done():
+                each.replies.set_result(replies[start:end])
+            start = end
 
     async def _run_on(self, connection: AbstractConnection, calls: Sequence[Call]) -> list[Any]:
         run_id = self._run_ids.get(connection)
@@ -96,9 +174,6 @@ class ScriptRunner:
             again = [calls[index].command(run_id, by_text=True) for index in unknown]
             for index, reply in zip(unknown, await _send(connection, again), strict=True):
                 replies[index] = reply
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
         return replies
 
     async def _ask_run_id(self, connection: AbstractConnection) -> bytes:
