@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
@@ -25,6 +25,13 @@ _CONNECT_TIMEOUT_S = 10.0
 _KEEP_ALIVE_S = 15.0
 _ERROR_BODY_BYTES = 64 * 1024
 _REQUEST_ID_BYTES = 512
+_HEADERS = {
+    "Accept": "application/json",
+    # Our answers are small: uncompressed, the cap on bytes is a cap on memory too.
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": "sluicegate",
+}
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
@@ -51,33 +58,27 @@ class HttpLlmCaller:
         wall_clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._wire = wire_format(format)
-        self._url = base_url.rstrip("/") + self._wire.path
+        self._url = httpx.URL(base_url.rstrip("/") + self._wire.path)
+        self._extensions = {"timeout": {"connect": min(_CONNECT_TIMEOUT_S, timeout_s)}}
         self._api_key = api_key
         self._timeout_s = timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._wall_clock_s = wall_clock_s
-        self._client: httpx.AsyncClient | None = None
+        self._transport: AiohttpTransport | None = None
 
     async def __aenter__(self) -> Self:
         trusted = ssl.create_default_context()
-        self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(
-                verify=trusted, trust_env=False, client=lambda: _open_session(trusted)
-            ),
-            timeout=httpx.Timeout(None, connect=min(_CONNECT_TIMEOUT_S, self._timeout_s)),
-            follow_redirects=False,
-            trust_env=False,
-            # Our answers are small: uncompressed, the cap on bytes is a cap on memory too.
-            headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+        self._transport = AiohttpTransport(
+            verify=trusted, trust_env=False, client=lambda: _open_session(trusted)
         )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
 
     async def call(self, request: CallRequest) -> Outcome:
         """Send the request once and return what became of it; cancelling drops the connection."""
@@ -86,6 +87,7 @@ class HttpLlmCaller:
         except orjson.JSONEncodeError:  # half of a surrogate pair: text that no JSON can carry
             return Rejected(reason=Reason.BAD_REQUEST)
         headers = {
+            **_HEADERS,
             "X-Client-Request-Id": _header_text(request.request_id),
             **self._wire.headers(self._api_key()),
         }
@@ -97,7 +99,7 @@ class HttpLlmCaller:
 
     async def _exchange(self, request: CallRequest, body: bytes, headers: Mapping[str, str]) -> Outcome:
         try:
-            async with self._open(body, headers) as response:
+            async with aclosing(await self._open(body, headers)) as response:
                 is_answer = response.is_success
                 cap = self._max_answer_bytes if is_answer else _ERROR_BODY_BYTES
                 content = await _read_at_most(response, cap)
@@ -119,12 +121,16 @@ class HttpLlmCaller:
         except CALL_ERRORS as error:
             return read_exception(error)
 
-    @asynccontextmanager
-    async def _open(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
-        if self._client is None:
+    async def _open(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        """Send the request and return the answer's beginning.
+
+        Straight to the transport: of what an httpx client does in between (redirects, cookies, credentials,
+        default headers) we want nothing, and it takes as long as the transport itself.
+        """
+        if self._transport is None:
             raise RuntimeError("the client is open only inside its `async with` block")
-        async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-            yield response
+        request = httpx.Request("POST", self._url, headers=headers, content=body, extensions=self._extensions)
+        return await self._transport.handle_async_request(request)
 
 
 def _open_session(trusted: ssl.SSLContext) -> aiohttp.ClientSession:
