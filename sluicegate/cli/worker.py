@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import sys
+import threading
 from collections.abc import Hashable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -58,6 +59,7 @@ _REDIS_CONNECTIONS = 64
 _MAX_ADMITTED_BYTES = 64 * 1024 * 1024
 _ADMITTED_PER_RUNNING = 10
 _RETRY_S = 1.0
+_CLOSE_TIMEOUT_S = 5.0
 # What headers and a retry's own may add to a record (see sluicegate.topics).
 _HEADROOM_BYTES = 128 * 1024
 
@@ -93,7 +95,16 @@ async def _run(settings: Settings, stream: str) -> int:
         stack.push_async_callback(build.redis.aclose)
         await stack.enter_async_context(build.caller)
         await stack.enter_async_context(build.health)
-        return await run_worker(build.parts, build.fatal)
+        code = await run_worker(build.parts, build.fatal)
+        _exit_soon(code)
+        return code
+
+
+def _exit_soon(code: int) -> None:
+    """End the process even if a task that swallows its cancellation keeps the event loop from closing."""
+    deadline = threading.Timer(_CLOSE_TIMEOUT_S, os._exit, [code])
+    deadline.daemon = True
+    deadline.start()
 
 
 class _Composition:

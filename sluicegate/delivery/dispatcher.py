@@ -141,6 +141,17 @@ class KeyedDispatcher(Generic[T]):
         The item and lane bounds hold even if all of them are submitted at once. The byte bound knows only
         what was submitted: ask again before each large record.
         """
+        items_left = self.room_in_all(is_due)
+        if self._serial:
+            lane_left = self._max_waiting_per_lane - self._lanes.fullest((topic, partition))
+            items_left = min(items_left, lane_left)
+        return max(0, items_left)
+
+    def room_in_all(self, is_due: bool) -> int:
+        """Return how many records intake may take now from all partitions of the kind together.
+
+        Input and due share it: both together may not take more than due alone.
+        """
         if self._is_draining or self._forgetting:
             return 0
         bytes_left = self._max_bytes - self.admitted_bytes
@@ -148,12 +159,7 @@ class KeyedDispatcher(Generic[T]):
         if not is_due:
             bytes_left = min(bytes_left, self._max_bytes_input - self._bytes_of[False])
             items_left = min(items_left, self._max_admitted_input - self._admitted_of[False])
-        if bytes_left <= 0:
-            return 0
-        if self._serial:
-            lane_left = self._max_waiting_per_lane - self._lanes.fullest((topic, partition))
-            items_left = min(items_left, lane_left)
-        return max(0, items_left)
+        return max(0, items_left) if bytes_left > 0 else 0
 
     async def room_made(self) -> None:
         """Return when an item has left since the last call: `room` may say more now."""

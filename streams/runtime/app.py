@@ -54,7 +54,8 @@ class StreamApp(faust.App):
         return TrackingTransport(self.conf.broker_producer, self)
 
     def _crash(self, reason: BaseException) -> None:
-        self.gate.on_fatal(reason)
+        # The consumer's thread crashes the app from its own event loop.
+        self.loop.call_soon_threadsafe(self.gate.on_fatal, reason)
         super()._crash(reason)
 
     def _on_rebalance_when_stopped(self) -> None:
@@ -110,15 +111,22 @@ def register_agents(app: StreamApp, plan: AppPlan, take: Callable[[TrackedMessag
         channel = app.topic(
             topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
-        app.agent(channel, name=f"{plan.group}.{name}")(_agent(take))
+        app.agent(channel, name=f"{plan.group}.{name}")(_agent(take, app.gate.on_fatal))
 
 
-def _agent(take: Callable[[TrackedMessage], None]) -> Callable[[Any], Any]:
+def _agent(
+    take: Callable[[TrackedMessage], None], on_fatal: Callable[[BaseException], None]
+) -> Callable[[Any], Any]:
     async def agent(events: Any) -> None:  # a faust.Stream; its interface type lacks noack()
         # noack: only the dispatcher knows when an event is done.
         async for event in events.noack().events():
             message = event.message
-            if isinstance(message, TrackedMessage):
+            if not isinstance(message, TrackedMessage):
+                continue
+            try:
                 take(message)
+            except Exception as error:  # noqa: BLE001 - Faust would start the agent again behind this record
+                on_fatal(error)
+            message.assignment.took(message.tp)
 
     return agent

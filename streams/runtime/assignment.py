@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +34,15 @@ class Assignment:
     refused_maps: Mapping[TP, Refusal] = field(default_factory=dict)
     #: Set at the revoke: what an agent still holds from before must not be taken any more.
     closed: bool = False
+    #: Delivered to Faust's streams and not taken by an agent yet: the dispatcher does not count them so far.
+    in_transit: Counter[TP] = field(default_factory=Counter)
+    #: Set whenever an agent took a record.
+    agent_took: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def took(self, tp: TP) -> None:
+        """Note that an agent took a record."""
+        self.in_transit[tp] -= 1
+        self.agent_took.set()
 
     @classmethod
     def restore(cls, generation: int, committed: Mapping[TP, Committed]) -> Assignment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Assignment
 from streams.runtime.consumer_thread import FATAL_ERRORS, Batch, TrackingConsumerThread
 
@@ -24,6 +26,9 @@ class Gate(Protocol):
 
     def room(self, topic: str, partition: int) -> int:
         """How many records may be taken from there now; 0 leaves the partition alone."""
+
+    def room_of(self, topic: str) -> int:
+        """How many records may be taken from all of the topic's partitions together."""
 
     async def wait_for_room(self, timeout_s: float) -> None:
         """Return when room may have appeared, at the latest after the timeout."""
@@ -56,7 +61,9 @@ class TrackingConsumer(driver.Consumer):
         #: Monotonic time of the last answered fetch.
         self.fetched_at = monotonic()
         self._current: Assignment | None = None
+        self._revokes = 0
         self._commit_lock = asyncio.Lock()
+        self._restore_lock = asyncio.Lock()
 
     def _new_consumer_thread(self) -> TrackingConsumerThread:
         return TrackingConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -94,13 +101,18 @@ class TrackingConsumer(driver.Consumer):
 
     async def _fetch_once(self) -> None:
         assignment = self._current
-        rooms = self._rooms(assignment)
-        if assignment is None or not rooms:
+        if assignment is None:
+            # Faust gives up its wait for the commits of an assignment after a while and resumes the flow.
+            await self.perform_seek()
+            await self.sleep(_FETCH_WAIT_S)
+            return
+        allowance = self._allowance(assignment)
+        if not allowance:
             self.fetched_at = monotonic()  # an intentional pause is not a stuck fetcher
-            await self.gate.wait_for_room(_FETCH_WAIT_S)
+            await self._wait_for_room(assignment)
             return
         try:
-            batch = await self._thread.fetch(rooms, _FETCH_WAIT_S)
+            batch = await self._thread.fetch(allowance, _FETCH_WAIT_S)
         except FATAL_ERRORS as error:
             self.on_fatal(error)
             return
@@ -113,14 +125,27 @@ class TrackingConsumer(driver.Consumer):
         self.fetched_at = monotonic()
         await self._deliver(assignment, batch)
 
-    def _rooms(self, assignment: Assignment | None) -> dict[TP, int]:
-        if assignment is None:
-            return {}
-        return {
+    def _allowance(self, assignment: Assignment) -> Allowance:
+        waiting = assignment.in_transit
+        of_topic = {topic: self.gate.room_of(topic) for topic in {tp.topic for tp in assignment.trackers}}
+        of_partition = {
             tp: room
             for tp, tracker in assignment.trackers.items()
-            if not tracker.must_stop and (room := self.gate.room(tp.topic, tp.partition)) > 0
+            if not tracker.must_stop and (room := self.gate.room(tp.topic, tp.partition) - waiting[tp]) > 0
         }
+        allowance = Allowance(of_partition=of_partition, of_topic=of_topic)
+        for tp, count in waiting.items():
+            allowance.took(tp, count)
+        return allowance.open()
+
+    async def _wait_for_room(self, assignment: Assignment) -> None:
+        if not assignment.in_transit.total():
+            await self.gate.wait_for_room(_FETCH_WAIT_S)
+            return
+        assignment.agent_took.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FETCH_WAIT_S):
+                await assignment.agent_took.wait()
 
     async def _deliver(self, assignment: Assignment, batch: Batch) -> None:
         left = {tp: deque(records) for tp, records in batch.records.items()}
@@ -133,6 +158,7 @@ class TrackingConsumer(driver.Consumer):
                 tracker.delivered(record.offset)
                 left[tp].popleft()
                 if not finished:
+                    assignment.in_transit[tp] += 1
                     await self.callback(self._message(assignment, tp, record))
             if self._owns(assignment):
                 for tp, position in batch.positions.items():
@@ -189,22 +215,41 @@ class TrackingConsumer(driver.Consumer):
     # --- rebalancing and stopping -----------------------------------------------------------------
 
     async def perform_seek(self) -> None:
-        """Start the new assignment from what the group committed. Faust calls it before the flow resumes."""
-        generation, committed = await self._thread.committed()
-        if generation == self.app.consumer_generation_id:
+        """Start the new assignment from what the group committed. Faust calls it before the flow resumes.
+
+        What fails here is tried again by the fetch loop, which takes nothing before it succeeded.
+        """
+        async with self._restore_lock:
+            if self._current is None:
+                await self._restore()
+
+    async def _restore(self) -> None:
+        revokes = self._revokes
+        try:
+            generation, committed = await self._thread.committed()
+        except FATAL_ERRORS as error:
+            self.on_fatal(error)
+            return
+        except (KafkaError, TimeoutError) as error:
+            self.log.warning("commits cannot be read, trying again: %s", type(error).__name__)
+            return
+        if revokes == self._revokes and generation == self.app.consumer_generation_id:
             self._current = Assignment.restore(generation, committed)
             for tp, refusal in self._current.refused_maps.items():
                 self.log.warning("done-map of %s/%s not believed: %s", tp.topic, tp.partition, refusal)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let publishes under way end, commit, and forget the rest: nothing is carried over."""
+        self._revokes += 1
         self.stop_flow()
         self.app.flow_control.suspend()
         if self._current is not None:
             self._current.closed = True
-        await self.gate.forget()
-        await self._commit_bounded()
-        self._current = None
+        try:
+            await self.gate.forget()
+            await self._commit_bounded()
+        finally:
+            self._current = None
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

@@ -17,6 +17,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from sluicegate.delivery.offsets import Commit
+from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Committed
 
 _FETCH_MAX_WAIT_MS = 500
@@ -58,8 +59,9 @@ class FatalListener(Protocol):
 class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka with the Range assignor, read_committed, and an eye on its coordinator."""
 
-    #: When the broker last answered a heartbeat, by the monotonic clock; 0 before the first.
+    #: When the broker last answered a heartbeat, or was last looked for in vain; monotonic seconds.
     heartbeat_at = 0.0
+    _turn = 0
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -86,11 +88,29 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         """Start the consumer and watch its coordinator."""
-        await super().on_start()
+        while not self.should_stop:
+            try:
+                await super().on_start()
+                break
+            except errors.KafkaConnectionError as error:
+                # Left to Faust it crashes the app, in this thread, while the app's start returns as if well.
+                self.log.warning("Kafka is not reachable, trying again: %s", type(error).__name__)
+                await self._ensure_consumer().stop()
+                await self.sleep(_REJOIN_BACKOFF_S)
+        if self.should_stop:
+            return
         coordinator = self._ensure_consumer()._coordinator
         coordinator._do_heartbeat = self._watched(coordinator._do_heartbeat)
+        coordinator._client.coordinator_lookup = self._seeking(coordinator._client.coordinator_lookup)
         coordinator._push_error_to_user = self._on_coordinator_error
         coordinator._coordination_task.add_done_callback(self._on_coordination_ended)
+
+    def _seeking(self, lookup: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def look(*args: Any) -> Any:
+            self.heartbeat_at = monotonic()  # a broker that is away is no reason to restart the worker
+            return await lookup(*args)
+
+        return look
 
     def _watched(self, heartbeat: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
         async def beat() -> bool:
@@ -105,7 +125,8 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
     async def _on_coordinator_error(self, error: BaseException) -> None:
         """Replace aiokafka's answer, which parks until a poll that Faust never makes.
 
-        What cannot pass stops the worker; anything else is tried again by the coordination loop.
+        What cannot pass stops the worker; anything else is tried again by joining anew, since a heartbeat
+        that ended with an error is not started again before the next join.
         """
         if isinstance(error, FATAL_ERRORS):
             self._stop_worker(error)
@@ -113,6 +134,7 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             return
         self.log.warning("group coordination failed, trying again: %s", type(error).__name__)
         await asyncio.sleep(_REJOIN_BACKOFF_S)
+        self._ensure_consumer()._coordinator.request_rejoin()
 
     def _on_coordination_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -124,9 +146,9 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
 
     # --- called from the main thread --------------------------------------------------------------
 
-    async def fetch(self, rooms: Mapping[TP, int], timeout_s: float) -> Batch:
-        """Take at most `rooms[tp]` records of each partition; wait up to `timeout_s` for the first."""
-        batch: Batch = await self.call_thread(self._fetch, rooms, timeout_s)
+    async def fetch(self, allowance: Allowance, timeout_s: float) -> Batch:
+        """Take what is allowed, evenly from all that have records; wait up to `timeout_s` for a first one."""
+        batch: Batch = await self.call_thread(self._fetch, allowance, timeout_s)
         return batch
 
     async def seek_back(self, generation: int, offsets: Mapping[TP, int]) -> None:
@@ -145,21 +167,35 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
 
     # --- run in the consumer's thread -------------------------------------------------------------
 
-    async def _fetch(self, rooms: Mapping[TP, int], timeout_s: float) -> Batch:
+    async def _fetch(self, allowance: Allowance, timeout_s: float) -> Batch:
         consumer = self._ensure_consumer()
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise errors.ConsumerStoppedError
-        wanted = {driver.ensure_aiokafka_TP(tp): room for tp, room in rooms.items()}
+        wanted = {driver.ensure_aiokafka_TP(tp): tp for tp in allowance.of_partition}
         records: dict[TP, list[Any]] = {}
         with fetcher._subscriptions.fetch_context():
             # One partition at a time: a single call would drain the first one's whole batch before the rest.
-            for tp in [tp for tp in fetcher._records if tp in wanted]:
-                got = await fetcher.fetched_records([tp], timeout=0, max_records=wanted[tp])
+            ready = self._in_turn([tp for tp in fetcher._records if tp in wanted])
+            failed: errors.KafkaError | None = None
+            while ready:
+                tp = ready.pop()
+                share = allowance.share(wanted[tp], [wanted[other] for other in ready])
+                if share <= 0:
+                    continue
+                try:
+                    got = await fetcher.fetched_records([tp], timeout=0, max_records=share)
+                except errors.KafkaError as error:
+                    failed = error  # what the others gave must be delivered: their positions have moved
+                    continue
                 self._collect(records, got)
+                allowance.took(wanted[tp], sum(map(len, got.values())))
+            if failed is not None and not records:
+                raise failed
             if not records:
-                least = min(wanted.values())
-                got = await fetcher.fetched_records(list(wanted), timeout=timeout_s, max_records=least)
+                got = await fetcher.fetched_records(
+                    list(wanted), timeout=timeout_s, max_records=allowance.least()
+                )
                 self._collect(records, got)
         # No suspension between taking the last record and reading generation and positions.
         positions = {}
@@ -169,6 +205,12 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
                 if position is not None:
                     positions[TP(tp.topic, tp.partition)] = position
         return Batch(generation=consumer._coordinator.generation, records=records, positions=positions)
+
+    def _in_turn(self, ready: list[Any]) -> list[Any]:
+        """Begin with another one each time: the first may take all there is room for."""
+        self._turn += 1
+        first = self._turn % max(1, len(ready))
+        return ready[first:] + ready[:first]
 
     @staticmethod
     def _collect(records: dict[TP, list[Any]], got: Mapping[Any, list[Any]]) -> None:
@@ -191,7 +233,13 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         coordinator = consumer._coordinator
         generation = coordinator.generation
         partitions = set(consumer._subscription.assigned_partitions())
-        commits = await coordinator.fetch_committed_offsets(list(partitions))
+        async with asyncio.timeout(_COMMIT_TIMEOUT_S):
+            commits = await coordinator.fetch_committed_offsets(list(partitions))
+        if coordinator.generation != generation:
+            return (
+                coordinator.generation,
+                {},
+            )  # a rebalance came between: what it assigned is not to be sought by this
         found = {}
         for tp in partitions:
             commit = commits.get(tp)

@@ -61,14 +61,22 @@ class Intake:
 
     def room(self, topic: str, partition: int) -> int:
         """How many records may be taken from there now."""
-        if self._stopped:
+        if self._is_paused(topic):
             return 0
-        is_due = topic == self._rules.due_topic
+        return self._dispatcher.room(topic, partition, topic == self._rules.due_topic)
+
+    def room_of(self, topic: str) -> int:
+        """How many records may be taken from all of the topic's partitions together."""
+        if self._is_paused(topic):
+            return 0
+        return self._dispatcher.room_in_all(topic == self._rules.due_topic)
+
+    def _is_paused(self, topic: str) -> bool:
+        if self._stopped:
+            return True
         blocked = self._rules.blocked_for_s() > self._rules.in_place_max_s
         self._paused.set(blocked)
-        if blocked and not is_due:
-            return 0
-        return self._dispatcher.room(topic, partition, is_due)
+        return blocked and topic != self._rules.due_topic
 
     async def wait_for_room(self, timeout_s: float) -> None:
         """Return when an event was finished, at the latest after the timeout."""

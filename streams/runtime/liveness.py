@@ -59,7 +59,8 @@ class Liveness:
         if self._is_draining():
             reasons.append("draining")
         consumer = self._consumer()
-        if consumer is None or consumer.current_assignment is None:
+        current = consumer.current_assignment if consumer is not None else None
+        if current is None or not current.trackers:
             reasons.append("no partitions assigned")
         if not self._redis_is_up():
             reasons.append("redis away")

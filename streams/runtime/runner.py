@@ -117,8 +117,12 @@ async def _start(parts: WorkerParts, fatal: Fatal) -> StreamApp | None:
             except KafkaConnectionError as error:
                 # Expected while a broker restarts: stay, not ready, and try again with a new client.
                 parts.log.warning("worker.kafka_unreachable", error=type(error).__name__)
-                await app.stop()
+                await _leave(parts, app)
                 await asyncio.sleep(_START_RETRY_S)
+            except BaseException:
+                # Half started it may be a member already: without a LeaveGroup its partitions would idle.
+                await _leave(parts, app)
+                raise
             else:
                 return app
     except Exception as error:  # noqa: BLE001 - whatever stops the start stops the process
@@ -144,7 +148,7 @@ async def _started_or_cancelled(starting: asyncio.Task[StreamApp | None]) -> Str
     if not starting.done():
         starting.cancel()
         # mode swallows a cancellation while it starts or stops: wait, but not for ever.
-        await asyncio.wait([starting], timeout=_STOP_TIMEOUT_S)
+        await asyncio.wait([starting], timeout=2 * _STOP_TIMEOUT_S)
     if not starting.done() or starting.cancelled():
         return None
     return starting.result()
@@ -157,12 +161,19 @@ async def _stop(parts: WorkerParts, app: StreamApp, *, drain_s: float) -> None:
     drained = await parts.dispatcher.drain(drain_s)
     await parts.dispatcher.forget(app.publish_timeout_s)
     parts.log.info("worker.drained", complete=drained, seconds=round(monotonic() - started_at, 2))
-    leaving = asyncio.ensure_future(app.stop())  # commits, then leaves the group
+    await _leave(parts, app)
+    if not await parts.wire_calls.finished(parts.call_timeout_s):
+        parts.log.warning("worker.calls_abandoned", seconds=parts.call_timeout_s)
+
+
+async def _leave(parts: WorkerParts, app: StreamApp) -> None:
+    """Commit and leave the group, bounded; an error of it is logged and hides none of before."""
+    leaving = asyncio.ensure_future(app.stop())
     _, pending = await asyncio.wait([leaving], timeout=_STOP_TIMEOUT_S)
     if pending:
         parts.log.warning("worker.leaving_timed_out", seconds=_STOP_TIMEOUT_S)
-    if not await parts.wire_calls.finished(parts.call_timeout_s):
-        parts.log.warning("worker.calls_abandoned", seconds=parts.call_timeout_s)
+    elif not leaving.cancelled() and (error := leaving.exception()) is not None:
+        parts.log.warning("worker.leaving_failed", error=type(error).__name__)
 
 
 def _exit_code(parts: WorkerParts, fatal: Fatal) -> int:
