@@ -17,6 +17,7 @@ from sluicegate.limiter.booking import Batch, Quota, Request, Settlement
 from sluicegate.limiter.link import BookingLink
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.local.redis_server import RedisServer
+from sluicegate.state.connecting import connect
 from sluicegate.telemetry.metrics import Metrics
 
 _RUNS = 5
@@ -68,7 +69,7 @@ async def _measure_wake_ups(client: redis.asyncio.Redis) -> list[float]:
 
 
 async def _run(url: str) -> None:
-    async with redis.asyncio.Redis.from_url(url) as client:
+    async with connect(url, max_connections=64, timeout_s=2.0) as client:
         for size in (1, 8, 32):
             runs = [await _measure_booking(client, size) for _ in range(_RUNS)]
             cost_us = statistics.median(run[0] for run in runs)

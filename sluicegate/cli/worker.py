@@ -13,10 +13,7 @@ from collections.abc import Hashable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import redis.asyncio
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from sluicegate.cli.configuration import command_settings
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
@@ -37,6 +34,7 @@ from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.retry.policy import RetryPolicy
 from sluicegate.settings import Settings, StreamSettings
+from sluicegate.state.connecting import connect
 from sluicegate.state.keeping import Keeping
 from sluicegate.state.redis_clock import RedisClock
 from sluicegate.state.redis_state import RedisState
@@ -120,7 +118,9 @@ class _Composition:
         self.log = structlog.get_logger().bind(stream=stream)
         self.metrics = Metrics()
         self.fatal = Fatal()
-        self.redis = _redis(settings)
+        self.redis = connect(
+            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=_STATE_TIMEOUT_S
+        )
         self.clock = RedisClock(self.redis)
         self.state = RedisState(
             self.redis,
@@ -332,19 +332,6 @@ def _missing(settings: Settings, stream: str, counts: Mapping[str, int]) -> tupl
     if uneven := uneven_topics(alone, counts):
         raise ConfigurationError(uneven[0])
     return tuple(name for name in missing_topics(alone, counts) if name != audit_topic(settings))
-
-
-def _redis(settings: Settings) -> redis.asyncio.Redis:
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.redis.url,
-        max_connections=_REDIS_CONNECTIONS,
-        timeout=_STATE_TIMEOUT_S,
-        socket_timeout=_STATE_TIMEOUT_S,
-        socket_connect_timeout=_STATE_TIMEOUT_S,
-        # Repeating is the caller's business, who knows what may be repeated.
-        retry=Retry(NoBackoff(), 0),
-    )
-    return redis.asyncio.Redis.from_pool(pool)
 
 
 def _keeping(settings: Settings, own: StreamSettings) -> Keeping:

@@ -20,6 +20,7 @@ from sluicegate.limiter.api import Ask, Blocked, Cost, Lane, Permit
 from sluicegate.limiter.booking import Quota, script_text
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.local.redis_server import RedisServer
+from sluicegate.state.connecting import connect
 from sluicegate.telemetry.metrics import Metrics
 from tests.contract.limiter_scope import open_scope, read_scope, redis_now_us, redis_run_id, store_scope
 from tests.waiting import wait_until
@@ -347,7 +348,7 @@ def own_server() -> Iterator[RedisServer]:
 async def test_a_frozen_redis_pauses_and_books_nothing_twice(own_server: RedisServer) -> None:
     """Timeouts are repeated until answered, and the bookings in Redis are exactly the permits."""
     metrics = Metrics()
-    async with redis.asyncio.Redis.from_url(own_server.url) as client:
+    async with connect(own_server.url, max_connections=64, timeout_s=2.0) as client:
         await open_scope(client)
         limiter = _limiter(client, Quota(requests_per_minute=60_000), metrics)
 
@@ -390,7 +391,7 @@ async def test_starts_that_passed_in_a_stalled_process_are_not_used(
 
 async def test_draining_does_not_wait_for_a_frozen_redis(own_server: RedisServer) -> None:
     """Waiters whose batch is under way are released at once."""
-    async with redis.asyncio.Redis.from_url(own_server.url) as client:
+    async with connect(own_server.url, max_connections=64, timeout_s=2.0) as client:
         await open_scope(client)
         limiter = _limiter(client, Quota(requests_per_minute=60_000))
         os.kill(own_server.pid, signal.SIGSTOP)
@@ -408,7 +409,7 @@ async def test_draining_does_not_wait_for_a_frozen_redis(own_server: RedisServer
 @pytest.mark.slow
 async def test_an_empty_redis_after_a_restart_is_guarded(own_server: RedisServer) -> None:
     """Nothing goes while it is away; then 2 s of pause, and calls go again within 2 s more."""
-    async with redis.asyncio.Redis.from_url(own_server.url) as client:
+    async with connect(own_server.url, max_connections=64, timeout_s=2.0) as client:
         await open_scope(client)
         limiter = _limiter(client, Quota(requests_per_minute=600))
         async with running(limiter):
@@ -425,7 +426,7 @@ async def test_an_empty_redis_after_a_restart_is_guarded(own_server: RedisServer
 @pytest.mark.slow
 async def test_a_block_survives_the_loss_of_redis(own_server: RedisServer) -> None:
     """A process that knows of a long block tells it to a Redis that came back empty."""
-    async with redis.asyncio.Redis.from_url(own_server.url) as client:
+    async with connect(own_server.url, max_connections=64, timeout_s=2.0) as client:
         await open_scope(client)
         limiter = _limiter(client, Quota(requests_per_minute=600))
         async with running(limiter):

@@ -27,6 +27,7 @@ from sluicegate.limiter.booking import (
 )
 from sluicegate.limiter.link import BookingLink
 from sluicegate.limiter.reference import GUARD_US, book
+from sluicegate.state.connecting import connect
 from tests.contract.limiter_scope import open_scope, read_scope, redis_now_us, redis_run_id, store_scope
 
 _T = TypeVar("_T")
@@ -79,7 +80,7 @@ def _link(client: redis.asyncio.Redis, quota: Quota, *, process_id: str = "p") -
 def test_lua_and_reference_agree(redis_url: str) -> None:
     """Any batches on any state give the same replies and leave the same state as the reference."""
     runner = asyncio.Runner()
-    client = redis.asyncio.Redis.from_url(redis_url)
+    client = connect(redis_url, max_connections=64, timeout_s=2.0)
 
     def run(work: Callable[[], Awaitable[_T]]) -> _T:
         async def call() -> _T:

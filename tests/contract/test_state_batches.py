@@ -9,12 +9,11 @@ import time
 from typing import Any
 
 import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.local.redis_server import RedisServer
 from sluicegate.state.api import Copy, EventRef, Lease, Leased, Run, Taken
+from sluicegate.state.connecting import connect
 from sluicegate.state.keys import keys_of
 from sluicegate.state.patient import patiently
 from sluicegate.state.redis_state import RedisState
@@ -88,7 +87,7 @@ async def test_a_cancelled_caller_takes_nobody_along(
     """The first of a batch goes while the server holds it; the second gets its own reply, not the first's."""
     state = state_on(redis_client)
     await state.take(other(0), Copy())
-    async with redis.asyncio.Redis.from_url(redis_url) as observer:
+    async with connect(redis_url, max_connections=64, timeout_s=2.0) as observer:
         await observer.client_pause(10_000, all=False)
         try:
             gone = asyncio.create_task(state.begin(Lease(ref=other(1), step="a", owner="a"), "h1"))
@@ -108,7 +107,7 @@ async def test_nobody_waits_longer_than_the_timeout_for_a_server_that_hangs() ->
     """Neither those on the wire nor those who found every connection busy, and afterwards all is well."""
     timeout_s = 0.5
     with RedisServer() as server:
-        client = redis.asyncio.Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+        client = connect(server.url, max_connections=64, timeout_s=2.0)
         state = state_on(client, timeout_s)
         await state.take(other(0), Copy())
         os.kill(server.pid, signal.SIGSTOP)

@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.local.redis_server import RedisServer
 from sluicegate.state.api import Copy, End, EndKind, HistoryEntry, Lease, ParkVerdict, Run, Stale
+from sluicegate.state.connecting import connect
 from sluicegate.state.keys import keys_of
 from sluicegate.state.patient import patiently
 from sluicegate.state.redis_state import RedisState
@@ -29,7 +28,7 @@ async def server() -> AsyncIterator[RedisServer]:
 @pytest.fixture
 async def client(server: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
     """Return a client of that server that tries once."""
-    client = redis.asyncio.Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+    client = connect(server.url, max_connections=64, timeout_s=2.0)
     yield client
     await client.aclose()
 
@@ -80,7 +79,7 @@ async def test_what_is_written_after_a_restart_carries_the_new_servers_run_id(
     server.kill()
     server.start()
     await patiently(lambda: state.take(event(2), Copy()))
-    observer = redis.asyncio.Redis.from_url(server.url)
+    observer = connect(server.url, max_connections=64, timeout_s=2.0)
     second_run = (await observer.info("server"))["run_id"]
     rows = [await observer.hget(keys_of(GROUP, event(offset)).row, "run") for offset in (1, 2)]
     await observer.aclose()
@@ -111,7 +110,7 @@ async def test_a_hung_server_is_given_up_in_time(server: RedisServer, client: re
     """Every call ends within its timeout, and a late answer is never taken for another call's."""
     state = state_on(client, timeout_s=0.2)
     await state.take(event(1), Copy())
-    observer = redis.asyncio.Redis.from_url(server.url)
+    observer = connect(server.url, max_connections=64, timeout_s=2.0)
     await observer.client_pause(600, all=True)
     with pytest.raises(StateUnavailableError, match="TimeoutError"):
         await state.take(event(1), Copy())

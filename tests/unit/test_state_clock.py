@@ -11,6 +11,7 @@ from redis.retry import Retry
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.local.redis_server import free_port
+from sluicegate.state.connecting import connect
 from sluicegate.state.redis_clock import RedisClock, SyncRedisClock, TimeSample
 
 
@@ -63,7 +64,9 @@ async def test_the_best_of_three_questions_counts() -> None:
 async def test_both_clocks_say_that_redis_is_away() -> None:
     """Before the first answer there is no time; a failed refresh says so in our own words."""
     port = free_port()
-    clock = RedisClock(redis.asyncio.Redis(port=port, socket_timeout=0.2), timeout_s=0.2)
+    clock = RedisClock(
+        connect(f"redis://127.0.0.1:{port}/0", max_connections=1, timeout_s=0.2), timeout_s=0.2
+    )
     twin = SyncRedisClock(redis.Redis(port=port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)))
     with pytest.raises(StateUnavailableError, match="has not been set"):
         clock.now_ms()
