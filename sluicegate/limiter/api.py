@@ -1,10 +1,12 @@
-"""What callers ask of the limiter, and what they get."""
+"""What callers ask of the limiter, what they get, and what they tell it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Protocol
+
+from sluicegate.llm.outcomes import QuotaReport
 
 
 class Lane(IntEnum):
@@ -19,25 +21,40 @@ class Dimension(StrEnum):
 
     NONE = "none"
     BLOCKED = "blocked"
+    CIRCUIT = "circuit"
+    LANE = "lane"  # bulk waits for interactive work
     REQUESTS = "requests-per-minute"
     TOKENS = "tokens-per-minute"
+    INPUT_TOKENS = "input-tokens-per-minute"
+    OUTPUT_TOKENS = "output-tokens-per-minute"
+    DAILY_REQUESTS = "requests-per-day"
+    DAILY_TOKENS = "tokens-per-day"
+    DAILY_DOLLARS = "dollars-per-day"
+    CONCURRENCY = "concurrency"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one call takes from the quota."""
+    """What one call takes from the quota. `tokens` is what `tokens_per_minute` and `tokens_per_day` count."""
 
     requests: int = 1
     tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    micro_dollars: int = 0
+
+
+NOTHING = Cost(requests=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """One call's request for a permit.
 
-    `is_retry` stands ahead of fresh work in its lane, then the older `origin_timestamp_ms` goes first.
-    `patience_s`: a wait longer than this that is caused by a block (never by a mere queue) is answered
-    at once with `Blocked`; None waits as long as it takes.
+    `is_retry` stands ahead of fresh work in its lane, then tenants take turns, then the older
+    `origin_timestamp_ms` goes first. `patience_s`: a wait longer than this that is caused by a block, a
+    day's limit or an open circuit (never by a mere queue) is answered at once with `Blocked`; None waits
+    as long as it takes.
     """
 
     lane: Lane
@@ -45,23 +62,33 @@ class Ask:
     origin_timestamp_ms: int
     is_retry: bool = False
     patience_s: float | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permit:
-    """The right to make one call now. Settle it exactly once, whatever became of the call."""
+    """The right to make one call now. Settle it exactly once, whatever became of the call.
+
+    `is_probe`: the scope's circuit is open, and this one call shows whether it may close.
+    """
 
     id: str
     scope: str
     cost: Cost
     waited_s: float
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked:
-    """No call may start for `wait_s`: the provider said so. Only ever an answer to an Ask with patience."""
+    """No call may start for `wait_s`. Only ever an answer to an Ask with patience.
+
+    `cause` is BLOCKED (the provider said so), CIRCUIT (then `wait_s` is the time to the next probe, not
+    to its success) or a dimension of a day.
+    """
 
     wait_s: float
+    cause: Dimension = Dimension.BLOCKED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +96,40 @@ class NeverFits:
     """The call is larger than the limit itself, so no wait can help."""
 
     dimension: Dimension
+
+
+class SignalKind(StrEnum):
+    """What a call showed about the scope, beyond its own event. The first three are refusals."""
+
+    RATE_LIMITED = "rate-limited"
+    RAMP_LIMITED = "ramp-limited"
+    OVERLOADED = "overloaded"
+    HALTED = "halted"  # credentials or money: no call of the scope can succeed
+    DOWN = "down"  # 5xx, timeout or connection error
+    ALIVE = "alive"  # it answered: an answer, or an error that is about this one call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What one call tells all others.
+
+    `reason` comes from a closed set and is shown to operators. `retry_after_s` is what the provider asked
+    for. `event` tells events apart (an outage needs several of them); it is hashed before it leaves.
+    """
+
+    kind: SignalKind
+    reason: str
+    retry_after_s: float | None = None
+    event: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circuit:
+    """An open circuit: nothing but a probe is sent until one succeeds. Times in seconds from now."""
+
+    reason: str
+    open_for_s: float
+    next_probe_s: float
 
 
 class WaitersReleasedError(Exception):
@@ -84,11 +145,35 @@ class Limiter(Protocol):
         Raises WaitersReleasedError once `release_waiters` was called. While Redis is away it waits.
         """
 
-    def settle(self, permit: Permit, actual: Cost | None) -> None:
-        """Say what the call really took (None: keep what was reserved). Sent with the next round trip."""
+    def settle(self, permit: Permit, actual: Cost | None, quotas: tuple[QuotaReport, ...] = ()) -> None:
+        """Say what the call really took (None: keep what was reserved) and what its headers said.
 
-    async def block(self, seconds: float, reason: str) -> None:
-        """Stop all calls of the scope, in every process, for at least this long. Never shortens a block."""
+        Sent with the next round trip. A cost of NOTHING says that the call was never made.
+        """
+
+    async def report(self, permit: Permit, signal: Signal) -> None:
+        """Tell what the call showed. Returns when all others can know, or after 250 ms without Redis.
+
+        Called before `settle` or after it. ALIVE returns at once. A refusal blocks every process, for as
+        long as the provider asked; a block is never shortened. HALTED, and DOWN often enough, open the
+        scope's circuit; a success of a call that began after that closes it.
+        """
 
     def release_waiters(self) -> None:
         """Let everybody go who has no permit yet, now and from now on: the process drains."""
+
+
+class ScopeView(Protocol):
+    """What a process knows of a scope, at most a second old: whether to take more work at all."""
+
+    def blocked_for_s(self) -> float:
+        """Return how long the scope stays blocked; 0 when it is not. An open circuit is no block."""
+
+    def circuit(self) -> Circuit | None:
+        """Return the open circuit, or None when calls may go."""
+
+    def wants_probe(self) -> bool:
+        """Whether this process holds the right to probe the open circuit and has no call waiting to do it.
+
+        Asking is what makes the process apply for that right.
+        """

@@ -47,14 +47,42 @@ class Usage:
         )
 
 
+class QuotaKind(StrEnum):
+    """What a rate-limit header counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INPUT_TOKENS = "input-tokens"
+    OUTPUT_TOKENS = "output-tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaReport:
+    """What a provider's headers said of one of its limits; None where they said nothing that makes sense.
+
+    `reset_s` is the time until nothing is used, not until the next call may go; it is right to within
+    `resolution_s`, the unit in which the provider writes it.
+    """
+
+    kind: QuotaKind
+    limit: float | None = None
+    remaining: float | None = None
+    reset_s: float | None = None
+    resolution_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """The provider answered. `model` is the one it names, which may be more exact than the one asked for."""
+    """The provider answered. `model` is the one it names, which may be more exact than the one asked for.
+
+    `quotas` is, here and below, what the answer's headers say of the account's limits.
+    """
 
     text: str
     model: str
     usage: Usage
     finish_reason: str = "stop"
+    quotas: tuple[QuotaReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +95,7 @@ class Throttled:
     reason: Reason
     http_status: int
     retry_after_s: float | None = None
+    quotas: tuple[QuotaReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +104,7 @@ class Rejected:
 
     reason: Reason
     http_status: int | None = None
+    quotas: tuple[QuotaReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +119,7 @@ class Failed:
     on_the_wire: bool
     http_status: int | None = None
     retry_after_s: float | None = None
+    quotas: tuple[QuotaReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +128,7 @@ class Halted:
 
     reason: Reason
     http_status: int
+    quotas: tuple[QuotaReport, ...] = ()
 
 
 Outcome = Completed | Throttled | Rejected | Failed | Halted
