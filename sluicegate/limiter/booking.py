@@ -1,4 +1,4 @@
-"""The booking's values and its wire form: what one script call is given, and what it answers.
+"""The limiter's values: what a scope allows, what one script call is given, and what it answers.
 
 Times are whole microseconds since `EPOCH_S`, small enough to be exact in the doubles of Redis's Lua
 until the year 2310.
@@ -7,98 +7,252 @@ until the year 2310.
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import IntEnum
-from importlib import resources
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
 
-from sluicegate.limiter.api import Cost, Dimension
+from sluicegate.limiter.api import Cost, Dimension, Lane, SignalKind
 
 EPOCH_S = 1_735_689_600  # 2025-01-01T00:00:00Z
 WINDOW_US = 60_000_000
-LAYOUT_VERSION = 1
-_STATE = struct.Struct("<B40s6d")
-_DIMENSIONS = (Dimension.NONE, Dimension.REQUESTS, Dimension.TOKENS, Dimension.BLOCKED)
+MICROS_PER_DOLLAR = 1_000_000
+
+# In the order of every array that has an entry a dimension, here, in the script and in what it stores.
+MINUTE_DIMENSIONS = (
+    Dimension.REQUESTS,
+    Dimension.TOKENS,
+    Dimension.INPUT_TOKENS,
+    Dimension.OUTPUT_TOKENS,
+)
+DAY_DIMENSIONS = (Dimension.DAILY_REQUESTS, Dimension.DAILY_TOKENS, Dimension.DAILY_DOLLARS)
+
+PerMinute = tuple[float, float, float, float]
+PerDay = tuple[float, float, float]
+
+
+class Learn(StrEnum):
+    """What the provider's rate-limit headers may change."""
+
+    FOLLOW = "follow"
+    LOWER = "lower"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
     """What a `[limits.*]` section allows; None is no limit on that dimension.
 
-    At most `burst_s` of the quota goes at once, but always one call, however large it is.
+    At most `burst_s` of the quota goes at once, but always one call, however large it is. With a
+    `strict_window_s` the rates are lowered so that no window of that length holds more than its limit,
+    burst and largest call included.
     """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
+    input_tokens_per_minute: float | None = None
+    output_tokens_per_minute: float | None = None
+    requests_per_day: float | None = None
+    tokens_per_day: float | None = None
+    dollars_per_day: float | None = None
+    concurrency: int | None = None
     burst_s: float = 0.05
+    bulk_share: float = 0.1
+    strict_window_s: float = 0.0
+    largest_call_tokens: int | None = None
+    learn: Learn = Learn.FOLLOW
 
     @property
-    def per_minute(self) -> tuple[float | None, float | None]:
-        """The limits in the order of the state's dimensions."""
-        return (self.requests_per_minute, self.tokens_per_minute)
+    def per_minute(self) -> PerMinute:
+        """The limits of the minute in the order of MINUTE_DIMENSIONS; 0 is none."""
+        return (
+            self.requests_per_minute or 0.0,
+            self.tokens_per_minute or 0.0,
+            self.input_tokens_per_minute or 0.0,
+            self.output_tokens_per_minute or 0.0,
+        )
+
+    @property
+    def per_day(self) -> PerDay:
+        """The limits of 24 hours in the order of DAY_DIMENSIONS, money in micro-dollars; 0 is none."""
+        return (
+            self.requests_per_day or 0.0,
+            self.tokens_per_day or 0.0,
+            (self.dollars_per_day or 0.0) * MICROS_PER_DOLLAR,
+        )
 
     @property
     def is_limited(self) -> bool:
         """Whether any dimension has a limit."""
-        return any(limit is not None for limit in self.per_minute)
+        return any(self.per_minute) or any(self.per_day) or self.concurrency is not None
 
     @property
     def burst_us(self) -> int:
         """The burst as time."""
         return math.ceil(self.burst_s * 1e6)
 
-    def times_us(self, cost: Cost) -> tuple[int, int]:
-        """Return how long each dimension needs to refill the cost (0: no limit), rounded up."""
-        requests, tokens = (
-            0 if limit is None else math.ceil(units * WINDOW_US / limit)
-            for units, limit in zip((cost.requests, cost.tokens), self.per_minute, strict=True)
-        )
-        return requests, tokens
+    def too_small_for(self, cost: Cost, per_minute: PerMinute | None = None) -> Dimension | None:
+        """Return the dimension whose whole minute or day is less than the cost, if there is one.
 
-    def too_small_for(self, cost: Cost) -> Dimension | None:
-        """Return the dimension whose whole minute is less than the cost, if there is one."""
-        for dimension, time_us in zip(_DIMENSIONS[1:], self.times_us(cost), strict=False):
-            if time_us > WINDOW_US:
+        `per_minute` are the limits of the minute as learnt, where they differ from the configured ones.
+        """
+        limits = per_minute if per_minute is not None else self.per_minute
+        for dimension, units, limit in zip(MINUTE_DIMENSIONS, minute_units(cost), limits, strict=True):
+            if 0 < limit < units:
+                return dimension
+        for dimension, units, limit in zip(DAY_DIMENSIONS, day_units(cost), self.per_day, strict=True):
+            if 0 < limit < units:
                 return dimension
         return None
 
 
+def minute_units(cost: Cost) -> tuple[int, int, int, int]:
+    """Return what a call takes of each dimension of the minute."""
+    return (cost.requests, cost.tokens, cost.input_tokens, cost.output_tokens)
+
+
+def day_units(cost: Cost) -> tuple[int, int, int]:
+    """Return what a call takes of each dimension of the day."""
+    return (cost.requests, cost.tokens, cost.micro_dollars)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookingRef:
+    """Which booking is meant, and what it was charged with.
+
+    `stretch` is how many times its cost it was charged for (above 1 after a 429), `start_us` the start
+    it was given. `number` 0 is no booking.
+    """
+
+    generation: int = 0
+    number: int = 0
+    stretch: float = 1.0
+    start_us: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveBack:
-    """A booking that was not used. It counts only while it is the newest one (see `reference`)."""
+    """A booking that was not used. Its place counts only while it is the newest one (see `reference`)."""
 
-    generation: int
-    number: int
+    booking: BookingRef
     cost: Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What a call took beyond its reservation; less than nothing is a refund."""
+    """A call that ended: what it took beyond its reservation (less than nothing is a refund).
 
-    generation: int
+    `is_released` gives its place among the concurrent calls back, after `duration_us` on the wire;
+    `is_alive` says that the provider answered it.
+    """
+
+    booking: BookingRef
     extra: Cost
+    is_released: bool = False
+    is_alive: bool = False
+    duration_us: int = 0
+
+
+class CircuitReason(IntEnum):
+    """Why a circuit is open."""
+
+    CLOSED = 0
+    OUTAGE = 1
+    MONEY = 2
+    CREDENTIALS = 3
+    NOT_FOUND = 4
+
+
+class SignalCode(IntEnum):
+    """A signal's kind as the script knows it; PROBE_UNUSED is a probe whose call was never made."""
+
+    RATE_LIMITED = 1
+    RAMP_LIMITED = 2
+    OVERLOADED = 3
+    HALTED = 4
+    DOWN = 5
+    ALIVE = 6
+    PROBE_UNUSED = 7
+
+
+SIGNAL_CODES = {
+    SignalKind.RATE_LIMITED: SignalCode.RATE_LIMITED,
+    SignalKind.RAMP_LIMITED: SignalCode.RAMP_LIMITED,
+    SignalKind.OVERLOADED: SignalCode.OVERLOADED,
+    SignalKind.HALTED: SignalCode.HALTED,
+    SignalKind.DOWN: SignalCode.DOWN,
+    SignalKind.ALIVE: SignalCode.ALIVE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """A signal on its way: of a call that started at `started_us`. `event` is a hash, 0 is none.
+
+    `retry_after_us` 0: the provider did not say. `reason` matters for HALTED only.
+    """
+
+    code: SignalCode
+    started_us: int
+    retry_after_us: int = 0
+    reason: CircuitReason = CircuitReason.CLOSED
+    event: int = 0
+    is_probe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What headers said of one dimension of the minute (its index).
+
+    `extra_us` is the debt that nobody of ours made, in time of refill, as of a booking that was made
+    when `raised_before_us` had been raised in all; 0 is none. `limit` 0: as it is.
+    """
+
+    dimension: int
+    extra_us: int = 0
+    raised_before_us: int = 0
+    limit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Asks for a start time; with `generation` and `number`, whether that earlier booking still holds."""
+    """Asks for a start time; with a `booking`, whether that earlier one still holds."""
 
     cost: Cost
-    generation: int = 0
-    number: int = 0
+    lane: Lane = Lane.INTERACTIVE
+    booking: BookingRef = field(default_factory=BookingRef)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessReport:
+    """What one process is at: calls on the wire, waiting by lane, booked and not started."""
+
+    in_flight: int = 0
+    waiting_interactive: int = 0
+    waiting_bulk: int = 0
+    booked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Everything that one script call does, in this order: give back, settle, block, book."""
+    """Everything that one script call does, in this order.
+
+    `renewals` are bookings whose calls are on the wire and hold a place among the concurrent ones.
+    `is_hungry`: interactive calls wait in this process beyond those asked for here. `wants_probe` applies
+    for the right to probe an open circuit, `keeps_probe` renews it.
+    """
 
     give_backs: tuple[GiveBack, ...] = ()
     settlements: tuple[Settlement, ...] = ()
+    news: tuple[News, ...] = ()
+    observations: tuple[Observation, ...] = ()
+    renewals: tuple[BookingRef, ...] = ()
     requests: tuple[Request, ...] = ()
+    report: ProcessReport | None = None
     block_us: int = 0
     horizon_us: int = 60_000_000
+    largest: PerMinute = (0.0, 0.0, 0.0, 0.0)
+    is_hungry: bool = False
+    wants_probe: bool = False
+    keeps_probe: bool = False
 
 
 class Verdict(IntEnum):
@@ -106,18 +260,34 @@ class Verdict(IntEnum):
 
     BOOKED = 0
     CONFIRMED = 1
-    RETRY = 2  # further away than the horizon: nothing was booked
+    RETRY = 2  # nothing was booked: ask again after the wait
     NEVER = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One request's answer. `wait_us` counts from the reply's `now_us`; 0 for CONFIRMED and NEVER."""
+    """One request's answer, and the dimension that bound it.
+
+    `wait_us` counts from the reply's `now_us`: to the start for BOOKED, to the next asking for RETRY.
+    `until_us` is, for RETRY, when the call could start as far as is known. A BOOKED one that is bound by
+    CIRCUIT is the probe.
+    """
 
     verdict: Verdict
     dimension: Dimension
-    wait_us: int
-    number: int
+    wait_us: int = 0
+    until_us: int = 0
+    number: int = 0
+    stretch: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitView:
+    """An open circuit: since when and why, and when the next probe may go."""
+
+    reason: CircuitReason
+    since_us: int
+    probe_at_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,83 +295,22 @@ class Reply:
     """The scope as the script left it, and an answer to each request.
 
     `generation` changes when the scope was started afresh; a booking of another one holds no longer.
+    `was_lost`: there was nothing, or nothing readable, so debts and days are forgotten. `is_leasing`:
+    concurrent calls are counted. `is_failing`: the last calls all failed. `has_probe`: the right to probe
+    is this process's. `learnt` are the limits of the minute that headers told (0: as configured),
+    `raised_us` how much debt was raised on each dimension in all.
     """
 
     now_us: int
     generation: int
     blocked_until_us: int
+    blocked_by: Dimension
+    was_lost: bool
+    is_leasing: bool
+    is_failing: bool
+    has_probe: bool
+    circuit: CircuitView | None
+    safe: float
+    learnt: PerMinute
+    raised_us: tuple[int, int, int, int]
     answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScopeState:
-    """What Redis keeps of a scope. `tats_us` are the theoretical arrival times, per dimension."""
-
-    run_id: str
-    generation: int
-    newest: int
-    last_now_us: int
-    blocked_until_us: int
-    tats_us: tuple[int, int]
-
-
-def scope_key(scope: str) -> str:
-    """Return the scope's key. It has no group in it: deployments on one account share one quota."""
-    return f"lim:{{{scope}}}"
-
-
-def batch_key(scope: str, process: str) -> str:
-    """Return the key of a process's last batch, in the scope's own slot."""
-    return f"{scope_key(scope)}:batch:{process}"
-
-
-def script_text() -> str:
-    """Return the booking script."""
-    return resources.files(__package__).joinpath("booking.lua").read_text("utf-8")
-
-
-def encode(batch: Batch, quota: Quota, sequence: int) -> list[bytes | int]:
-    """Return the script's arguments."""
-    limits = (limit or 0 for limit in quota.per_minute)
-    head = struct.pack("<5d", batch.horizon_us, quota.burst_us, batch.block_us, *limits)
-    give_backs = _pack((g.generation, g.number, g.cost) for g in batch.give_backs)
-    settlements = _pack((s.generation, 0, s.extra) for s in batch.settlements)
-    requests = _pack((r.generation, r.number, r.cost) for r in batch.requests)
-    return [sequence, head, give_backs, settlements, requests]
-
-
-def _pack(rows: Iterable[tuple[int, int, Cost]]) -> bytes:
-    return b"".join(struct.pack("<4d", g, n, cost.requests, cost.tokens) for g, n, cost in rows)
-
-
-def decode(raw: bytes) -> Reply:
-    """Read the script's answer. Raises struct.error for anything else."""
-    now, generation, blocked_until = struct.unpack_from("<3d", raw)
-    answers = tuple(
-        Answer(
-            verdict=Verdict(int(verdict)),
-            dimension=_DIMENSIONS[int(dimension)],
-            wait_us=int(wait),
-            number=int(number),
-        )
-        for verdict, dimension, wait, number in struct.iter_unpack("<4d", raw[24:])
-    )
-    return Reply(
-        now_us=int(now), generation=int(generation), blocked_until_us=int(blocked_until), answers=answers
-    )
-
-
-def decode_state(raw: bytes) -> ScopeState:
-    """Read a stored scope of today's layout. Raises struct.error or ValueError for anything else."""
-    version, run_id, generation, newest, last_now, blocked_until, *tats = _STATE.unpack(raw)
-    if version != LAYOUT_VERSION:
-        raise ValueError(f"layout {version}, not {LAYOUT_VERSION}")
-    requests, tokens = (int(tat) for tat in tats)
-    return ScopeState(
-        run_id=run_id.decode("ascii"),
-        generation=int(generation),
-        newest=int(newest),
-        last_now_us=int(last_now),
-        blocked_until_us=int(blocked_until),
-        tats_us=(requests, tokens),
-    )

@@ -11,7 +11,9 @@ import redis
 from redis.exceptions import NoScriptError
 
 from sluicegate.errors import StateUnavailableError
-from sluicegate.limiter.booking import Batch, Quota, Reply, batch_key, decode, encode, scope_key, script_text
+from sluicegate.limiter.booking import Batch, Quota, Reply
+from sluicegate.limiter.stored import ScopeKeys
+from sluicegate.limiter.wire import decode, encode, script_text
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -33,27 +35,38 @@ class BookingLink:
         process_id: str,
         timeout_s: float,
     ) -> None:
+        keys = ScopeKeys.of(scope)
         self._client = client
-        self._keys = (scope_key(scope), batch_key(scope, process_id))
+        self._keys = (keys.state, keys.batch(process_id), keys.leases, keys.days, keys.processes)
         self._quota = quota
+        self._process_id = process_id
         self._timeout_s = timeout_s
         self._script = script_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
     async def send(self, batch: Batch, sequence: int) -> Reply:
-        """Run the script; the same `sequence` again gives the same reply. 0 only looks.
+        """Run the script; the same `sequence` (from 1) again gives the same reply.
 
         Raises StateUnavailableError when there was no good answer within the timeout.
         """
-        arguments = [*self._keys, *encode(batch, self._quota, sequence)]
         try:
             async with asyncio.timeout(self._timeout_s):
                 try:
-                    raw = await self._client.evalsha(self._sha, 2, *arguments)
+                    raw = await self._client.evalsha(
+                        self._sha, len(self._keys), *self._arguments(batch, sequence, must_check=False)
+                    )
                 except NoScriptError:
-                    raw = await self._client.eval(self._script, 2, *arguments)
+                    raw = await self._client.eval(
+                        self._script, len(self._keys), *self._arguments(batch, sequence, must_check=True)
+                    )
             return decode(raw)
         except (redis.RedisError, OSError, TimeoutError, struct.error) as exc:
             raise StateUnavailableError(
                 f"the limiter got no answer from Redis: {type(exc).__name__}"
             ) from exc
+
+    def _arguments(self, batch: Batch, sequence: int, *, must_check: bool) -> list[bytes | int | str]:
+        return [
+            *self._keys,
+            *encode(batch, self._quota, sequence, self._process_id, must_check=must_check),
+        ]

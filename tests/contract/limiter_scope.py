@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import struct
-
 import redis.asyncio
 
-from sluicegate.limiter.booking import EPOCH_S, LAYOUT_VERSION, ScopeState, decode_state, scope_key
+from sluicegate.limiter.booking import EPOCH_S
+from sluicegate.limiter.stored import (
+    ScopeKeys,
+    ScopeState,
+    Stored,
+    decode_days,
+    decode_process,
+    decode_state,
+    encode_days,
+    encode_state,
+)
 
 
 async def redis_now_us(client: redis.asyncio.Redis) -> int:
@@ -22,34 +30,42 @@ async def redis_run_id(client: redis.asyncio.Redis) -> str:
 
 async def store_scope(client: redis.asyncio.Redis, scope: str, state: ScopeState) -> None:
     """Write a state as the script would."""
-    packed = struct.pack(
-        "<B40s6d",
-        LAYOUT_VERSION,
-        state.run_id.encode(),
-        state.generation,
-        state.newest,
-        state.last_now_us,
-        state.blocked_until_us,
-        *state.tats_us,
-    )
-    await client.set(scope_key(scope), packed)
+    await client.set(ScopeKeys.of(scope).state, encode_state(state))
+
+
+async def store(client: redis.asyncio.Redis, scope: str, stored: Stored) -> None:
+    """Write all keys of a scope, in place of whatever was there."""
+    keys = ScopeKeys.of(scope)
+    await client.delete(keys.state, keys.leases, keys.days, keys.processes)
+    if stored.scope is not None:
+        await store_scope(client, scope, stored.scope)
+    if stored.leases:
+        await client.zadd(keys.leases, dict(stored.leases))
+    if stored.days is not None:
+        await client.set(keys.days, encode_days(stored.days))
 
 
 async def open_scope(client: redis.asyncio.Redis, scope: str = "main") -> None:
     """Start the scope with full buckets and no block."""
-    state = ScopeState(
-        run_id=await redis_run_id(client),
-        generation=1,
-        newest=0,
-        last_now_us=0,
-        blocked_until_us=0,
-        tats_us=(0, 0),
-    )
-    await store_scope(client, scope, state)
+    await store_scope(client, scope, ScopeState(run_id=await redis_run_id(client), generation=1))
 
 
 async def read_scope(client: redis.asyncio.Redis, scope: str = "main") -> ScopeState:
     """Read what Redis has; an assertion fails when there is nothing."""
-    raw = await client.get(scope_key(scope))
+    raw = await client.get(ScopeKeys.of(scope).state)
     assert isinstance(raw, bytes)
     return decode_state(raw)
+
+
+async def read_stored(client: redis.asyncio.Redis, scope: str = "main") -> Stored:
+    """Read all keys of a scope."""
+    keys = ScopeKeys.of(scope)
+    raw, days = await client.get(keys.state), await client.get(keys.days)
+    leases = await client.zrange(keys.leases, 0, -1, withscores=True)
+    processes = await client.hgetall(keys.processes)
+    return Stored(
+        scope=decode_state(raw) if raw is not None else None,
+        leases={call.decode(): int(end) for call, end in leases},
+        days=decode_days(days) if days is not None else None,
+        processes={name.decode(): decode_process(packed) for name, packed in processes.items()},
+    )

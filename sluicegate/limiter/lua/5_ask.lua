@@ -1,0 +1,182 @@
+-- Requests: booked on every limited dimension or on none.
+local LEASE, PROBE_LEASE, HUNGRY, BULK_AHEAD, LANE_MEMORY = 10000000, 5000000, 100000, 500000, 60000000
+
+local has_probe = false
+if s[CIRCUIT] > 0 then
+  local is_mine = s[HOLDER] == me_hash and s[PROBE_UNTIL] > now
+  if is_mine and keeps_probe > 0 then
+    s[PROBE_UNTIL], dirty = max(s[PROBE_UNTIL], now + PROBE_LEASE), true
+  elseif wants_probe > 0 and s[PROBE_AT] <= now and s[PROBE_UNTIL] <= now then
+    s[HOLDER], s[PROBE_NUMBER], s[PROBE_UNTIL], dirty = me_hash, 0, now + PROBE_LEASE, true
+    is_mine = true
+  end
+  has_probe = is_mine and s[PROBE_NUMBER] == 0
+end
+
+local blocked, blocked_by = s[BLOCKED], 8
+if has_days then
+  for k = 1, 3 do
+    if per_day[k] > 0 then
+      local used = used_today(k)
+      local full = used > 0.99 * per_day[k] and day_start(k, 0.01 * per_day[k], used) or 0
+      if full > blocked then blocked, blocked_by = full, 4 + k end
+    end
+  end
+end
+local is_blocked = blocked > now
+
+local open_slots, in_use = slots(), 0
+if open_slots > 0 then
+  for at = 1, #ARGV[8], 32 do
+    local g, n = unpack('<dd', ARGV[8], at)
+    redis.call('ZADD', KEYS[3], now + LEASE, lease_id(g, n))
+  end
+end
+
+local function is_doubtful(n)
+  return n > 0 and (is_blocked or (s[CIRCUIT] > 0 and n ~= s[PROBE_NUMBER]))
+end
+
+if is_blocked or s[CIRCUIT] > 0 then
+  for at = #ARGV[9] - 79, 1, -80 do
+    local _, g, n, stretch, start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
+    if is_doubtful(n) then give_back(g, n, stretch, start, requests, tokens, input, output, micros) end
+  end
+end
+
+if open_slots > 0 and #ARGV[9] > 0 then
+  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+  in_use = redis.call('ZCARD', KEYS[3])
+end
+
+local base = is_blocked and blocked or now
+local base_stretch = stretch_at(base)
+local interactive_until = 0
+
+local function too_large(units, requests, tokens, micros)
+  for j = 1, #active do
+    if units[active[j]] > limit_of[j] then return active[j] end
+  end
+  if has_days then
+    local wanted = {requests, tokens, micros}
+    for k = 1, 3 do
+      if per_day[k] > 0 and wanted[k] > per_day[k] then return 4 + k end
+    end
+  end
+end
+
+-- Bulk work books when nobody interactive waits and it is soon, or from its share; returns the wait.
+local function lane_wait(units, start, stretch)
+  local hungry_until = max(s[HUNGRY_UNTIL], interactive_until + HUNGRY)
+  local ahead = now - s[INTERACTIVE_AT] <= LANE_MEMORY and min(horizon, BULK_AHEAD) or horizon
+  if hungry_until <= now and start - now <= ahead then return 0 end
+  local next_at = start - ahead
+  if hungry_until > now then next_at = max(next_at, hungry_until) end
+  if bulk_share > 0 then
+    local places, costs, share = {}, {}, 0
+    for j = 1, #active do
+      local d = active[j]
+      local c = ceil(units[d] * (span_of[j] * stretch) / limit_of[j])
+      if c > 0 then places[#places + 1], costs[#costs + 1] = d, ceil(c / bulk_share) end
+    end
+    if #places == 0 then
+      places[1], costs[1] = 1, ceil((open_slots > 0 and s[CALL] / open_slots or 0) / bulk_share)
+    end
+    for i = 1, #places do share = max(share, s[SHARE + places[i]]) end
+    if share <= now then
+      for i = 1, #places do
+        s[SHARE + places[i]] = max(s[SHARE + places[i]], now) + costs[i]
+      end
+      return 0
+    end
+    next_at = min(next_at, share)
+  end
+  return max(20000, next_at - now)
+end
+
+local out = {}
+for at = 1, #ARGV[9], 80 do
+  local lane, g, n, held_stretch, _, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
+  local verdict, dimension, wait, until_us, stretch = 0, 0, 0, 0, 1
+  if n > 0 and g == s[GENERATION] and not is_doubtful(n) then
+    verdict, stretch = 1, held_stretch
+  else
+    local units = {requests, tokens, input, output}
+    local probe_wait = 0
+    if s[CIRCUIT] > 0 then
+      local is_taken = s[PROBE_UNTIL] > now
+      if not (is_taken and s[HOLDER] == me_hash and s[PROBE_NUMBER] == 0) then
+        probe_wait = max(0, (is_taken and s[PROBE_UNTIL] or s[PROBE_AT]) - now)
+      end
+    end
+    local start = base
+    if is_blocked then dimension = blocked_by end
+    local large = too_large(units, requests, tokens, micros)
+    if large then
+      verdict, dimension = 3, large
+    elseif probe_wait > 0 then
+      verdict, dimension, wait, until_us = 2, 9, probe_wait, probe_wait
+    else
+      for j = 1, #active do
+        local d = active[j]
+        local c = ceil(units[d] * (span_of[j] * base_stretch) / limit_of[j])
+        if c > 0 then
+          -- A call larger than the burst starts when the bucket is full, and leaves it in debt.
+          local earliest = max(s[TAT + d], now) + min(c, burst) - burst
+          if earliest > start then start, dimension = earliest, d end
+        end
+      end
+      if has_days then
+        local wanted = {requests, tokens, micros}
+        for k = 1, 3 do
+          if per_day[k] > 0 then
+            local earliest = day_start(k, wanted[k], used_today(k))
+            if earliest > start then start, dimension = earliest, 4 + k end
+          end
+        end
+      end
+      wait = start - now
+      stretch = start == base and base_stretch or stretch_at(start)
+      if wait > horizon then
+        verdict, until_us, wait = 2, wait, wait - horizon
+      elseif open_slots > 0 and in_use >= open_slots then
+        wait = max(5000, min(floor(s[CALL] / open_slots), 250000))
+        verdict, dimension, until_us = 2, 11, wait
+      else
+        local later = lane > 0 and lane_wait(units, start, stretch) or 0
+        if later > 0 then verdict, dimension, wait, until_us = 2, 10, later, later end
+      end
+    end
+    if verdict == 0 then
+      for j = 1, #active do
+        local d = active[j]
+        local c = ceil(units[d] * (span_of[j] * stretch) / limit_of[j])
+        if c > 0 then s[TAT + d] = max(s[TAT + d], start) + c end
+      end
+      if has_days then add_to_day(start, requests, tokens, micros) end
+      n = s[NEWEST] + 1
+      s[NEWEST], dirty = n, true
+      if open_slots > 0 then
+        redis.call('ZADD', KEYS[3], start + LEASE, lease_id(s[GENERATION], n))
+        in_use = in_use + 1
+      end
+      if lane == 0 then
+        s[INTERACTIVE_AT] = now
+        if is_hungry > 0 then interactive_until = max(interactive_until, start) end
+      end
+      if s[CIRCUIT] > 0 then
+        dimension = 9
+        s[HOLDER], s[PROBE_NUMBER], s[PROBE_UNTIL] = me_hash, n, start + PROBE_LEASE
+      end
+    else
+      n = 0
+      if verdict == 2 and lane == 0 then interactive_until = max(interactive_until, now + wait) end
+      stretch = 1
+    end
+  end
+  out[#out + 1] = pack('<dddddd', verdict, dimension, wait, until_us, n, stretch)
+end
+if is_hungry > 0 then interactive_until = max(interactive_until, now) end
+if interactive_until > 0 and interactive_until + HUNGRY > s[HUNGRY_UNTIL] then
+  s[HUNGRY_UNTIL], dirty = interactive_until + HUNGRY, true
+end
