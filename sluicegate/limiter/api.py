@@ -69,13 +69,15 @@ class Ask:
 class Permit:
     """The right to make one call now. Settle it exactly once, whatever became of the call.
 
-    `is_probe`: the scope's circuit is open, and this one call shows whether it may close.
+    `started_us` is the shared clock's time at which it was granted. `is_probe`: the scope's circuit is
+    open, and this one call shows whether it may close.
     """
 
     id: str
     scope: str
     cost: Cost
     waited_s: float
+    started_us: int = 0
     is_probe: bool = False
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
-import math
 from collections.abc import Callable
 
 import structlog
@@ -38,22 +36,16 @@ class Courier:
         self._random = random
         self._sequences = itertools.count(1)
 
-    async def bring(
-        self, batch: Batch, *, is_look: bool, blocked_until: Callable[[], float] | None
-    ) -> tuple[Reply, bool]:
+    async def bring(self, batch: Callable[[], Batch]) -> tuple[Reply, bool]:
         """Return the reply, and whether it may be one from memory, long after its bookings were made.
 
-        `is_look`: the batch is empty. `blocked_until` gives the event loop's time until which to block;
-        it is asked anew at every try, since an outage may be longer than the block.
+        `batch` is asked anew at every try: what is left of a block grows shorter during an outage.
         """
-        sequence = 0 if is_look else next(self._sequences)
+        sequence = next(self._sequences)
         for failures in itertools.count():
             sent_at = _now()
-            if blocked_until is not None:
-                block_us = max(0, math.ceil((blocked_until() - sent_at) * 1e6))
-                batch = dataclasses.replace(batch, block_us=block_us)
             try:
-                reply = await self._link.send(batch, sequence)
+                reply = await self._link.send(batch(), sequence)
             except StateUnavailableError as exc:
                 self._went_away(exc)
                 await asyncio.sleep(pause_s(failures + 1, self._random(), longest_s=LONGEST_BACKOFF_S))

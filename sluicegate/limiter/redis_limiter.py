@@ -1,28 +1,57 @@
-"""A scope's limits shared through Redis: the head of the local heap books and sleeps exactly that long."""
+"""A scope's limits shared through Redis: the head of the local queue books and sleeps exactly that long."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import random as random_module
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import TYPE_CHECKING, assert_never
 
-import structlog
-
-from sluicegate.limiter.api import Ask, Blocked, Cost, NeverFits, Permit, WaitersReleasedError
-from sluicegate.limiter.booking import Answer, Batch, Quota, Reply, Request, Verdict
+from sluicegate.limiter.api import (
+    NOTHING,
+    Ask,
+    Blocked,
+    Circuit,
+    Cost,
+    Dimension,
+    Lane,
+    NeverFits,
+    Permit,
+    Signal,
+    SignalKind,
+    WaitersReleasedError,
+)
+from sluicegate.limiter.booking import (
+    DAY_DIMENSIONS,
+    SIGNAL_CODES,
+    Answer,
+    Batch,
+    BookingRef,
+    CircuitReason,
+    News,
+    PerMinute,
+    ProcessReport,
+    Quota,
+    Reply,
+    Request,
+    SignalCode,
+    Verdict,
+    minute_units,
+)
+from sluicegate.limiter.chronicle import Chronicle
 from sluicegate.limiter.courier import Courier
+from sluicegate.limiter.learner import Learner, own_times_us
 from sluicegate.limiter.link import BookingLink
-from sluicegate.limiter.unsettled import Unsettled
-from sluicegate.limiter.waiters import BlockView, Booking, Waiter, WaiterHeap
+from sluicegate.limiter.sight import CIRCUIT_REASONS, Sight
+from sluicegate.limiter.unsettled import ToTell, Unsettled
+from sluicegate.limiter.waiters import Booking, LaneQueue, Waiter, WaiterQueues
+from sluicegate.llm.outcomes import QuotaReport
 from sluicegate.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     import redis.asyncio
-
-_log = structlog.get_logger()
 
 HORIZON_S = 60.0
 MOST_AHEAD = 32
@@ -30,13 +59,17 @@ LOOK_EVERY_S = 1.0
 CONFIRM_AFTER_S = 1.0
 LATE_S = 0.05
 WAKE_UP_S = 0.001
+RATE_BLOCK_S = 1.0
+_PROBE_WANTED_S = 3.0
+_REASONS = {text: reason for reason, text in CIRCUIT_REASONS.items()}
+_BLOCKS = (SignalKind.RATE_LIMITED, SignalKind.RAMP_LIMITED, SignalKind.OVERLOADED)
 
 
 class RedisLimiter:
-    """Implements `limiter.api.Limiter` for one scope; nothing is granted unless `run()` is running.
+    """Implements `Limiter` and `ScopeView` for one scope; nothing is granted unless `run()` is running.
 
-    `process_id` must be unique among all limiters of the scope. Without any limit in `quota` the scope
-    is unlimited: permits cost no round trip, but a block still stops everybody.
+    `process_id` must be unique among all limiters of the scope. A scope without any limit costs no round
+    trip, until headers or an overload say that there is one; a block or a circuit stops everybody there too.
     """
 
     def __init__(
@@ -54,21 +87,24 @@ class RedisLimiter:
         self._courier = Courier(link, scope=scope, metrics=metrics, random=random)
         self._scope = scope
         self._quota = quota
-        self._metrics = metrics
         self._process_id = process_id
         self._timeout_s = timeout_s
-        self._waiters = WaiterHeap()
+        self._sight = Sight(quota)
+        self._learner = Learner(quota)
+        self._chronicle = Chronicle(scope, quota, metrics)
+        self._queues = WaiterQueues(lambda cost: self._sight.time_us(cost) or 1.0)
         self._booked: set[Waiter] = set()
         self._under_way: list[Waiter] = []
         self._to_confirm: list[Waiter] = []
+        self._aside: dict[Waiter, asyncio.TimerHandle] = {}
         self._permits = itertools.count()
         self._wake = asyncio.Event()
         self._unsettled = Unsettled(self._wake.set)
-        self._block = BlockView()
+        self._news_sent: asyncio.Future[None] | None = None
         self._block_wanted_until = 0.0
-        self._block_sent: asyncio.Future[None] | None = None
-        self._blocked_until_us = 0
-        self._generation = 0
+        self._largest: PerMinute = (1.0, float(quota.largest_call_tokens or 0), 0.0, 0.0)
+        self._probing: str | None = None
+        self._probe_wanted_at = -_PROBE_WANTED_S
         self._look_at = 0.0
         self._is_draining = False
 
@@ -78,48 +114,63 @@ class RedisLimiter:
         """Wait for the right to make one call; see `Limiter.acquire`."""
         if self._is_draining:
             raise WaitersReleasedError
-        if (dimension := self._quota.too_small_for(ask.cost)) is not None:
+        if (dimension := self._quota.too_small_for(ask.cost, self._sight.limits)) is not None:
             return NeverFits(dimension=dimension)
         now = self._now()
         waiter = Waiter(
             ask=ask,
             answer=asyncio.get_running_loop().create_future(),
             asked_at=now,
-            blocked_before_s=self._block.total_s(now),
+            blocked_before_s=self._sight.block.total_s(now),
         )
-        if self._is_too_long(waiter, now):
-            return Blocked(wait_s=self.blocked_for_s())
-        self._waiters.push(waiter)
+        if (blocked := self._too_long(waiter, now)) is not None:
+            return blocked
+        self._queues.push(waiter)
         self._wake.set()
-        waiting = self._metrics.limiter_waiting.labels(self._scope)
-        waiting.inc()
+        self._chronicle.waiting.inc()
         try:
             return await waiter.answer
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
         finally:
-            waiting.dec()
+            self._chronicle.waiting.dec()
 
-    def settle(self, permit: Permit, actual: Cost | None) -> None:
-        """Send what the call really took within 50 ms. A permit counts once; a second time is ignored.
+    def settle(self, permit: Permit, actual: Cost | None, quotas: tuple[QuotaReport, ...] = ()) -> None:
+        """Send what the call really took within 50 ms. A permit counts once; a second time is ignored."""
+        if quotas:
+            self._learn(permit, quotas)
+        if self._unsettled.settle(permit, actual):
+            self._queues.ask_now(Dimension.CONCURRENCY)
+        if actual == NOTHING and self._probing == permit.id:
+            self._end_probe(News(code=SignalCode.PROBE_UNUSED, started_us=permit.started_us, is_probe=True))
 
-        A cost of nothing at all says that the call was never made.
-        """
-        self._unsettled.settle(permit, actual)
-
-    async def block(self, seconds: float, reason: str) -> None:
-        """Stop all calls of the scope; here at once, elsewhere when Redis has it (awaited for 250 ms)."""
-        now = self._now()
-        if self.blocked_for_s() <= 0:
-            _log.warning("limiter.blocked", scope=self._scope, seconds=round(seconds, 3), reason=reason)
-        if self._block_sent is None:
-            self._block_sent = asyncio.get_running_loop().create_future()
-        self._block_wanted_until = max(self._block_wanted_until, now + seconds)
-        self._block.see(self._block_wanted_until, now)
-        self._answer_impatient()
-        self._wake.set()
-        await asyncio.wait({self._block_sent}, timeout=self._timeout_s)
+    async def report(self, permit: Permit, signal: Signal) -> None:
+        """Tell all others; a block holds here at once. See `Limiter.report`."""
+        is_alive = signal.kind is SignalKind.ALIVE
+        if is_alive and not self._sight.is_failing and self.circuit() is None:
+            return
+        retry_after_s = signal.retry_after_s or 0.0
+        news = News(
+            code=SIGNAL_CODES[signal.kind],
+            started_us=permit.started_us,
+            retry_after_us=int(retry_after_s * 1e6),
+            reason=_REASONS.get(signal.reason, CircuitReason.CREDENTIALS),
+            event=_event_hash(signal.event),
+            is_probe=permit.is_probe,
+        )
+        if signal.kind in _BLOCKS:
+            self._block_here(retry_after_s or (0 if signal.kind is SignalKind.OVERLOADED else RATE_BLOCK_S))
+            self._chronicle.refused(signal, self.blocked_for_s())
+        if self._news_sent is None:
+            self._news_sent = asyncio.get_running_loop().create_future()
+        sent = self._news_sent
+        if permit.id == self._probing:
+            self._end_probe(news)
+        else:
+            self._unsettled.tell(news)
+        if not is_alive:
+            await asyncio.wait({sent}, timeout=self._timeout_s)
 
     def release_waiters(self) -> None:
         """Let everybody go who has no permit yet, now and from now on; see `Limiter.release_waiters`."""
@@ -130,18 +181,26 @@ class RedisLimiter:
 
     def blocked_for_s(self) -> float:
         """Return how long the scope stays blocked, as known at most a second ago."""
-        return self._block.remaining_s(self._now())
+        return self._sight.block.remaining_s(self._now())
+
+    def circuit(self) -> Circuit | None:
+        """Return the open circuit, as known at most a second ago."""
+        return self._sight.circuit(self._now())
+
+    def wants_probe(self) -> bool:
+        """Whether this process may probe and nobody waits here to do it; see `ScopeView.wants_probe`."""
+        self._probe_wanted_at = self._now()
+        return self._sight.has_probe and self.circuit() is not None and self._queues.head() is None
 
     # --- the loop ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Book, settle and look at the scope once a second, until cancelled."""
-        if not self._quota.is_limited:
-            _log.warning("limiter.unlimited", scope=self._scope)
+        self._chronicle.started()
         while True:
             self._wake.clear()
-            self._metrics.limiter_blocked_seconds.labels(self._scope).set(self.blocked_for_s())
-            if self._courier.is_up and not self._quota.is_limited:
+            self._chronicle.blocked(self.blocked_for_s())
+            if self._courier.is_up and not self._sight.is_limited:
                 self._grant_unlimited()
             if self._has_to_send():
                 await self._exchange()
@@ -149,12 +208,15 @@ class RedisLimiter:
                 await self._sleep()
 
     async def _sleep(self) -> None:
-        head = self._waiters.head()
         due_at = min(self._look_at, self._unsettled.due_at)
-        if head is not None and not self._quota.is_limited:
-            due_at = min(due_at, self._now() + max(WAKE_UP_S, self.blocked_for_s()))
-        elif head is not None and head.retry_at > self._now():
-            due_at = min(due_at, head.retry_at)
+        if not self._sight.is_limited:
+            if self._queues.head() is not None:
+                due_at = min(due_at, self._now() + max(WAKE_UP_S, self.blocked_for_s()))
+        else:
+            now = self._now()
+            for lane in self._queues.lanes():
+                if lane.ask_at > now and lane.head() is not None:
+                    due_at = min(due_at, lane.ask_at)
         timer = asyncio.get_running_loop().call_at(due_at, self._wake.set)
         try:
             await self._wake.wait()
@@ -165,85 +227,101 @@ class RedisLimiter:
         now = self._now()
         return (
             bool(self._to_confirm)
-            or self._block_sent is not None
             or now >= min(self._look_at, self._unsettled.due_at)
-            or self._may_book(len(self._booked), now)
+            or any(self._may_book(lane, len(self._booked), now) for lane in self._queues.lanes())
         )
 
-    def _may_book(self, ahead: int, now: float) -> bool:
-        head = self._waiters.head()
-        return (
-            head is not None
-            and self._quota.is_limited
-            and head.retry_at <= now
-            and ahead < self._allowed_ahead(head)
-        )
-
-    def _allowed_ahead(self, head: Waiter) -> int:
-        """Return how many bookings may be open at once: what the quota starts in one round trip."""
-        apart_us = max(1, *self._quota.times_us(head.ask.cost))
-        return max(1, min(MOST_AHEAD, math.ceil((self._courier.round_trip_s + WAKE_UP_S) * 1e6 / apart_us)))
+    def _may_book(self, lane: LaneQueue, ahead: int, now: float) -> bool:
+        if not self._sight.is_limited or lane.ask_at > now or ahead >= MOST_AHEAD:
+            return False
+        head = lane.head()
+        if head is None:
+            return False
+        return ahead < self._sight.starts_within(head.ask.cost, self._courier.round_trip_s + WAKE_UP_S)
 
     def _take_requesters(self) -> list[Waiter]:
         taken, self._to_confirm = self._to_confirm[:MOST_AHEAD], self._to_confirm[MOST_AHEAD:]
         taken = [waiter for waiter in taken if not waiter.answer.done()]
         now = self._now()
-        while len(taken) < MOST_AHEAD and self._may_book(len(self._booked | set(taken)), now):
-            if (waiter := self._waiters.pop()) is not None:
+        ahead = len(self._booked.union(taken))
+        for lane in self._queues.lanes():
+            while self._may_book(lane, ahead, now) and (waiter := lane.pop()) is not None:
                 taken.append(waiter)
+                ahead += 1
         self._booked.difference_update(taken)
         return taken
 
     async def _exchange(self) -> None:
         """Send one batch, again and again until Redis answers, and act on the reply."""
         requesters = self._under_way = self._take_requesters()
-        give_backs, settlements = self._unsettled.take()
-        batch = Batch(
-            give_backs=give_backs,
-            settlements=settlements,
-            requests=tuple(map(_request, requesters)),
-            horizon_us=int(HORIZON_S * 1e6),
-        )
-        block_sent, self._block_sent = self._block_sent, None
+        told = self._unsettled.take()
+        sent, self._news_sent = self._news_sent, None
+        is_look = self._now() >= self._look_at
         reply, was_repeated = await self._courier.bring(
-            batch,
-            is_look=not (give_backs or settlements or requesters or block_sent),
-            blocked_until=None if block_sent is None else lambda: self._block_wanted_until,
+            lambda: self._batch(requesters, told, is_look=is_look)
         )
         self._under_way = []
-        if block_sent is not None:
-            block_sent.set_result(None)
-        self._look_at = self._now() + LOOK_EVERY_S
+        if is_look:
+            self._look_at = self._now() + LOOK_EVERY_S
         self._see(reply)
+        if sent is not None and not sent.done():
+            sent.set_result(None)
         for waiter, answer in zip(requesters, reply.answers, strict=True):
             self._act(waiter, answer, reply, is_old=was_repeated)
         self._answer_impatient()
 
+    def _batch(self, requesters: list[Waiter], told: ToTell, *, is_look: bool) -> Batch:
+        now = self._now()
+        is_wanted = now - self._probe_wanted_at < _PROBE_WANTED_S and self._queues.head() is None
+        return Batch(
+            give_backs=told.give_backs,
+            settlements=told.settlements,
+            news=told.news_at(now),
+            observations=told.observations,
+            renewals=told.renewals,
+            requests=tuple(map(_request, requesters)),
+            report=self._process_report() if is_look else None,
+            block_us=max(0, int((self._block_wanted_until - now) * 1e6)),
+            horizon_us=int(HORIZON_S * 1e6),
+            largest=self._largest,
+            is_hungry=self._queues[Lane.INTERACTIVE].head() is not None,
+            wants_probe=is_wanted and not requesters,
+            keeps_probe=self._probing is not None or is_wanted or bool(requesters),
+        )
+
+    def _process_report(self) -> ProcessReport:
+        interactive, bulk = (len(self._queues[lane]) for lane in Lane)
+        return ProcessReport(
+            in_flight=self._unsettled.in_flight,
+            waiting_interactive=interactive,
+            waiting_bulk=bulk,
+            booked=len(self._booked),
+        )
+
     # --- acting on what Redis said ------------------------------------------------------------------
 
     def _see(self, reply: Reply) -> None:
-        """Learn the scope's block and generation, and doubt the bookings that they make void."""
-        now = self._now()
-        if reply.generation != self._generation:
-            if self._generation and self.blocked_for_s() > 0:
-                # The new scope may have forgotten a block that we know of.
-                self._block_wanted_until = max(self._block_wanted_until, now + self.blocked_for_s())
-                self._block_sent = self._block_sent or asyncio.get_running_loop().create_future()
-            self._generation = reply.generation
-        if reply.blocked_until_us != self._blocked_until_us:
-            self._blocked_until_us = reply.blocked_until_us
-            if reply.blocked_until_us > reply.now_us:
-                self._block.see(now + (reply.blocked_until_us - reply.now_us) / 1e6, now)
+        """Learn how the scope stands, and doubt the bookings that this makes void."""
+        now, before = self._now(), self._sight.generation
+        if reply.generation != before and before and self.blocked_for_s() > 0:
+            # The new scope may have forgotten a block that we know of.
+            self._block_wanted_until = max(self._block_wanted_until, now + self.blocked_for_s())
+            self._look_at = now
+        elif reply.generation == before:
+            self._block_wanted_until = 0.0
+        if self._sight.see(reply, now):
+            self._queues.ask_now()
+        self._chronicle.saw(reply, self._sight.limits, self.circuit())
         for waiter in [waiter for waiter in self._booked if not self._still_holds(waiter)]:
             self._confirm(waiter)
 
     def _still_holds(self, waiter: Waiter) -> bool:
         booking = waiter.booking
-        return (
-            booking is None
-            or waiter in self._to_confirm
-            or (booking.generation == self._generation and booking.start_us >= self._blocked_until_us)
-        )
+        if booking is None or waiter in self._to_confirm:
+            return True
+        is_shut = self.circuit() is not None and not booking.is_probe
+        is_ours = booking.ref.generation == self._sight.generation
+        return is_ours and not is_shut and booking.ref.start_us >= self._sight.blocked_until_us
 
     def _act(self, waiter: Waiter, answer: Answer, reply: Reply, *, is_old: bool) -> None:
         now = self._now()
@@ -251,28 +329,43 @@ class RedisLimiter:
             case Verdict.CONFIRMED:
                 self._wait_for_start(waiter, is_confirmed=True)
             case Verdict.BOOKED:
-                waiter.booking = Booking(
-                    generation=reply.generation,
-                    number=answer.number,
-                    cost=waiter.ask.cost,
-                    start_at=now + answer.wait_us / 1e6,
-                    start_us=reply.now_us + answer.wait_us,
-                    wait_s=answer.wait_us / 1e6,
-                )
+                waiter.booking = _booking(waiter, answer, reply, now)
                 if is_old and not waiter.answer.done():
                     self._book_anew(waiter)
                 else:
                     self._wait_for_start(waiter, is_confirmed=answer.wait_us == 0)
             case Verdict.RETRY:
                 waiter.booking = None
-                waiter.retry_at = now + answer.wait_us / 1e6 - HORIZON_S
-                self._waiters.push(waiter)
+                self._ask_later(waiter, answer, now)
             case Verdict.NEVER:
                 waiter.booking = None
                 if not waiter.answer.done():
                     waiter.answer.set_result(NeverFits(dimension=answer.dimension))
             case _:
                 assert_never(answer.verdict)
+
+    def _ask_later(self, waiter: Waiter, answer: Answer, now: float) -> None:
+        """Put a waiter back; one that only the day's rest is too small for lets the others pass."""
+        if waiter.answer.done():
+            return
+        if answer.dimension in DAY_DIMENSIONS and self._sight.blocked_until_us <= self._sight.redis_us(now):
+            until_s = answer.until_us / 1e6
+            if waiter.ask.patience_s is not None and until_s > waiter.ask.patience_s:
+                waiter.answer.set_result(Blocked(wait_s=until_s, cause=answer.dimension))
+                return
+            self._aside[waiter] = asyncio.get_running_loop().call_later(
+                min(until_s, HORIZON_S), self._come_back, waiter
+            )
+            return
+        lane = self._queues[waiter.ask.lane]
+        lane.put_back(waiter)
+        lane.ask_at, lane.bound_by = max(lane.ask_at, now + answer.wait_us / 1e6), answer.dimension
+
+    def _come_back(self, waiter: Waiter) -> None:
+        del self._aside[waiter]
+        if not waiter.answer.done():
+            self._queues.push(waiter)
+            self._wake.set()
 
     def _wait_for_start(self, waiter: Waiter, *, is_confirmed: bool) -> None:
         booking = waiter.booking
@@ -321,42 +414,78 @@ class RedisLimiter:
     def _grant(self, waiter: Waiter) -> None:
         self._booked.discard(waiter)
         booking, waiter.booking = waiter.booking, None
-        waited_s = self._now() - waiter.asked_at
+        now = self._now()
         permit = Permit(
             id=f"{self._process_id}-{next(self._permits)}",
             scope=self._scope,
             cost=waiter.ask.cost,
-            waited_s=waited_s,
+            waited_s=now - waiter.asked_at,
+            started_us=self._sight.redis_us(now),
+            is_probe=booking is not None and booking.is_probe,
         )
+        if permit.is_probe:
+            self._probing = permit.id
+        if self._quota.strict_window_s > 0:
+            self._largest = _larger(self._largest, permit.cost)
         self._unsettled.expect(permit, booking)
-        lane = waiter.ask.lane.name.lower()
-        self._metrics.limiter_wait_seconds.labels(self._scope, lane).observe(waited_s)
+        self._chronicle.granted(permit, waiter.ask.lane)
         waiter.answer.set_result(permit)
         self._wake.set()
 
     def _grant_unlimited(self) -> None:
-        while self.blocked_for_s() <= 0 and (waiter := self._waiters.pop()) is not None:
+        while self.blocked_for_s() <= 0 and (waiter := self._queues.pop()) is not None:
             self._grant(waiter)
+
+    def _learn(self, permit: Permit, quotas: tuple[QuotaReport, ...]) -> None:
+        booking = self._unsettled.booking_of(permit)
+        for report in quotas:
+            seen = self._learner.observe(
+                report,
+                own_us=own_times_us(minute_units(permit.cost), self._sight.limits),
+                raised_before_us=booking.raised_us if booking is not None else self._sight.raised_us,
+                limits=self._sight.limits,
+            )
+            if seen is not None:
+                self._unsettled.observed(seen)
+
+    def _block_here(self, seconds: float) -> None:
+        now = self._now()
+        if seconds > 0:
+            self._sight.block.see(now + seconds, now)
+            self._answer_impatient()
+
+    def _end_probe(self, news: News) -> None:
+        self._probing = None
+        self._unsettled.tell(news)
 
     # --- those who leave without a permit ------------------------------------------------------------
 
     def _everybody(self) -> Iterable[Waiter]:
-        everybody = {*self._waiters, *self._booked, *self._to_confirm, *self._under_way}
+        everybody = {*self._queues, *self._booked, *self._to_confirm, *self._under_way, *self._aside}
         return [waiter for waiter in everybody if not waiter.answer.done()]
 
-    def _is_too_long(self, waiter: Waiter, now: float) -> bool:
-        patience_s, remaining_s = waiter.ask.patience_s, self._block.remaining_s(now)
-        if patience_s is None or remaining_s <= 0:
-            return False
-        return self._block.total_s(now) - waiter.blocked_before_s + remaining_s > patience_s
+    def _too_long(self, waiter: Waiter, now: float) -> Blocked | None:
+        """Return the answer to a waiter who has not the patience for what is in the way."""
+        patience_s = waiter.ask.patience_s
+        if patience_s is None:
+            return None
+        if (circuit := self._sight.circuit(now)) is not None:
+            return Blocked(wait_s=circuit.next_probe_s, cause=Dimension.CIRCUIT)
+        block = self._sight.block
+        remaining_s = block.remaining_s(now)
+        blocked_s = block.total_s(now) - waiter.blocked_before_s + remaining_s
+        if remaining_s <= 0 or blocked_s <= patience_s:
+            return None
+        return Blocked(wait_s=remaining_s, cause=self._sight.blocked_by)
 
     def _answer_impatient(self) -> None:
         now = self._now()
-        if self._block.remaining_s(now) <= 0:
+        if self._sight.block.remaining_s(now) <= 0 and self._sight.circuit(now) is None:
             return
         for waiter in self._everybody():
-            if self._is_too_long(waiter, now):
-                waiter.answer.set_result(Blocked(wait_s=self._block.remaining_s(now)))
+            is_probe = waiter.booking is not None and waiter.booking.is_probe
+            if not is_probe and (blocked := self._too_long(waiter, now)) is not None:
+                waiter.answer.set_result(blocked)
                 self._drop_booking(waiter)
 
     def _abandon(self, waiter: Waiter) -> None:
@@ -364,25 +493,54 @@ class RedisLimiter:
         if waiter.answer.done() and not waiter.answer.cancelled() and waiter.answer.exception() is None:
             answer = waiter.answer.result()
             if isinstance(answer, Permit):
-                self.settle(answer, Cost(requests=0, tokens=0))
+                self.settle(answer, NOTHING)
         self._drop_booking(waiter)
 
     def _drop_booking(self, waiter: Waiter) -> None:
         if waiter in self._under_way:
             return  # whether it has a booking, and which, is known when the batch is answered
         self._booked.discard(waiter)
+        if (aside := self._aside.pop(waiter, None)) is not None:
+            aside.cancel()
         if waiter.timer is not None:
             waiter.timer.cancel()
             waiter.timer = None
         booking, waiter.booking = waiter.booking, None
         if booking is not None:
             self._unsettled.give_back(booking)
+            if booking.is_probe:
+                self._unsettled.tell(News(code=SignalCode.PROBE_UNUSED, started_us=booking.ref.start_us))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
 
 def _request(waiter: Waiter) -> Request:
-    if (booking := waiter.booking) is None:
-        return Request(cost=waiter.ask.cost)
-    return Request(cost=waiter.ask.cost, generation=booking.generation, number=booking.number)
+    booking = waiter.booking.ref if waiter.booking is not None else BookingRef()
+    return Request(cost=waiter.ask.cost, lane=waiter.ask.lane, booking=booking)
+
+
+def _booking(waiter: Waiter, answer: Answer, reply: Reply, now: float) -> Booking:
+    return Booking(
+        ref=BookingRef(
+            generation=reply.generation,
+            number=answer.number,
+            stretch=answer.stretch,
+            start_us=reply.now_us + answer.wait_us,
+        ),
+        cost=waiter.ask.cost,
+        start_at=now + answer.wait_us / 1e6,
+        wait_s=answer.wait_us / 1e6,
+        is_leased=reply.is_leasing,
+        is_probe=answer.dimension is Dimension.CIRCUIT,
+        raised_us=reply.raised_us,
+    )
+
+
+def _larger(largest: PerMinute, cost: Cost) -> PerMinute:
+    first, second, third, fourth = map(max, largest, map(float, minute_units(cost)))
+    return (first, second, third, fourth)
+
+
+def _event_hash(event: str) -> int:
+    return 1 + int.from_bytes(sha256(event.encode()).digest()[:6], "big") if event else 0

@@ -32,6 +32,18 @@ class Metrics:
             "limiter_blocked_seconds", "How long the scope stays blocked", "scope"
         )
         self.limiter_waiting = self._gauge("limiter_waiting", "Calls waiting for a permit", "scope")
+        self.limiter_circuit_open = self._gauge(
+            "limiter_circuit_open", "1 while the scope's circuit is open", "scope", "reason"
+        )
+        self.limiter_limit = self._gauge(
+            "limiter_limit_per_minute", "Limits that headers changed, as followed", "scope", "dimension"
+        )
+        self.limiter_safe_factor = self._gauge(
+            "limiter_safe_factor", "Part of the limit that is used: below 1 after 429s", "scope"
+        )
+        self.limiter_state_lost = self._counter(
+            "limiter_state_lost", "Times that Redis had forgotten debts and days", "scope"
+        )
         self.redis_up = self._gauge("redis_up", "1 while Redis answers this process")
         self.running = self._gauge("events_running", "Events at work", "stream")
         self.admitted = self._gauge("events_admitted", "Events taken and not finished", "stream")

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ import redis.asyncio
 from redis.exceptions import NoScriptError
 from structlog.testing import capture_logs
 
-from sluicegate.limiter.api import Ask, Blocked, Cost, Lane, Permit
-from sluicegate.limiter.booking import Quota, script_text
+from sluicegate.limiter.api import NOTHING, Ask, Blocked, Cost, Lane, Permit, Signal, SignalKind
+from sluicegate.limiter.booking import Quota
 from sluicegate.limiter.redis_limiter import RedisLimiter
+from sluicegate.limiter.wire import script_text
 from sluicegate.local.redis_server import RedisServer
 from sluicegate.state.connecting import connect
 from sluicegate.telemetry.metrics import Metrics
@@ -73,6 +75,14 @@ async def _permit(limiter: RedisLimiter, ask: Ask) -> Permit:
     permit = await limiter.acquire(ask)
     assert isinstance(permit, Permit)
     return permit
+
+
+async def _refuse(limiter: RedisLimiter, seconds: float) -> None:
+    """Report a 429 that asks to wait so long, of a call that began just now."""
+    permit = Permit(id="refused", scope="main", cost=NOTHING, waited_s=0, started_us=2**52)
+    await limiter.report(
+        permit, Signal(kind=SignalKind.RATE_LIMITED, reason="rate-limited", retry_after_s=seconds)
+    )
 
 
 def _most_over(starts: list[float], per_s: float, burst: float) -> float:
@@ -250,7 +260,7 @@ async def test_a_block_reaches_other_processes_within_a_second(redis_client: red
     refused = _limiter(redis_client, Quota(requests_per_minute=600))
     idle = _limiter(redis_client, Quota(requests_per_minute=600), metrics)
     async with running(refused, idle):
-        await refused.block(30, "rate-limited")
+        await _refuse(refused, 30)
         await wait_until(lambda: idle.blocked_for_s() > 25, timeout_s=1.5)
         gauge = "sluicegate_limiter_blocked_seconds"
         await wait_until(lambda: (metrics.registry.get_sample_value(gauge, {"scope": "main"}) or 0) > 25)
@@ -265,7 +275,7 @@ async def test_a_new_block_voids_bookings_made_before_it(redis_client: redis.asy
         await _permit(booked, _ask())
         waiting = asyncio.ensure_future(_permit(booked, _ask()))
         await _until_newest(redis_client, 2)
-        await refused.block(2.5, "rate-limited")
+        await _refuse(refused, 2.5)
         permit = await waiting
     assert permit.waited_s >= 2.4
 
@@ -279,12 +289,12 @@ class _Held:
         self._client: Any = client
 
     async def evalsha(self, *arguments: Any) -> Any:
-        """Run the script; the last argument holds the requests."""
+        """Run the script; the last but one holds the requests."""
         try:
             reply = await self._client.evalsha(*arguments)
         except NoScriptError:
             reply = await self._client.eval(script_text(), *arguments[1:])
-        if arguments[-1]:
+        if arguments[-2]:
             self.is_booked.set()
             await self.let_go.wait()
         return reply
@@ -300,7 +310,7 @@ async def test_a_block_learned_while_a_booking_is_under_way_stops_that_call(
     async with running(limiter):
         waiting = asyncio.ensure_future(_permit(limiter, _ask()))
         await held.is_booked.wait()
-        blocking = asyncio.ensure_future(limiter.block(0.4, "rate-limited"))
+        blocking = asyncio.ensure_future(_refuse(limiter, 0.4))
         await wait_until(lambda: limiter.blocked_for_s() > 0)
         held.let_go.set()
         permit = await waiting
@@ -313,10 +323,10 @@ async def test_repeated_blocks_exhaust_the_patience(redis_client: redis.asyncio.
     await open_scope(redis_client)
     limiter = _limiter(redis_client, Quota(requests_per_minute=600))
     async with running(limiter):
-        await limiter.block(0.3, "rate-limited")
+        await _refuse(limiter, 0.3)
         waiting = asyncio.ensure_future(limiter.acquire(_ask(patience_s=0.5)))
         await wait_until(lambda: limiter.blocked_for_s() < 0.1)
-        await limiter.block(0.4, "rate-limited")
+        await _refuse(limiter, 0.4)
         await wait_until(waiting.done, timeout_s=0.3)
     assert isinstance(waiting.result(), Blocked)
 
@@ -329,7 +339,7 @@ async def test_an_unlimited_scope_costs_no_bookings(redis_client: redis.asyncio.
         async with running(unlimited, other):
             await asyncio.gather(*(_permit(unlimited, _ask(tokens=10**9)) for _ in range(100)))
             assert (await read_scope(redis_client)).newest == 0
-            await other.block(30, "rate-limited")
+            await _refuse(other, 30)
             await wait_until(lambda: unlimited.blocked_for_s() > 25, timeout_s=1.5)
             assert isinstance(await unlimited.acquire(_ask(patience_s=1)), Blocked)
     assert [entry["event"] for entry in logs].count("limiter.unlimited") == 2
@@ -430,7 +440,7 @@ async def test_a_block_survives_the_loss_of_redis(own_server: RedisServer) -> No
         await open_scope(client)
         limiter = _limiter(client, Quota(requests_per_minute=600))
         async with running(limiter):
-            await limiter.block(60, "rate-limited")
+            await _refuse(limiter, 60)
             await client.flushall()
             newcomer = _limiter(client, Quota(requests_per_minute=600))
             async with running(newcomer):
@@ -447,14 +457,7 @@ async def test_a_booking_that_waited_long_is_confirmed(redis_client: redis.async
         waiting = asyncio.ensure_future(_permit(limiter, _ask()))
         await _until_newest(redis_client, 2)
         state = await read_scope(redis_client)
-        restarted = type(state)(
-            run_id="0" * 40,
-            generation=state.generation,
-            newest=state.newest,
-            last_now_us=state.last_now_us,
-            blocked_until_us=state.blocked_until_us,
-            tats_us=state.tats_us,
-        )
+        restarted = replace(state, run_id="0" * 40)
         await store_scope(redis_client, "main", restarted)
         permit = await waiting
     assert permit.waited_s > 2.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sluicegate.errors import StateUnavailableError
+from sluicegate.limiter.api import Dimension
 from sluicegate.limiter.booking import Batch, Reply
 from sluicegate.limiter.courier import Courier
 from sluicegate.telemetry.metrics import Metrics
@@ -15,6 +16,7 @@ class _AwayLink:
 
     def __init__(self, failures: int) -> None:
         self.sequences: list[int] = []
+        self.batches: list[Batch] = []
         self._left = failures
 
     async def send(self, batch: Batch, sequence: int) -> Reply:
@@ -23,7 +25,22 @@ class _AwayLink:
         if self._left:
             self._left -= 1
             raise StateUnavailableError("away")
-        return Reply(now_us=0, generation=1, blocked_until_us=0, answers=())
+        self.batches.append(batch)
+        return Reply(
+            now_us=0,
+            generation=1,
+            blocked_until_us=0,
+            blocked_by=Dimension.BLOCKED,
+            was_lost=False,
+            is_leasing=False,
+            is_failing=False,
+            has_probe=False,
+            circuit=None,
+            safe=1.0,
+            learnt=(0.0, 0.0, 0.0, 0.0),
+            raised_us=(0, 0, 0, 0),
+            answers=(),
+        )
 
 
 def _courier(link: Any) -> Courier:
@@ -35,18 +52,17 @@ async def test_an_outage_of_an_hour_is_waited_out() -> None:
     """Thousands of failures in a row leave the backoff at its cap and the loop alive."""
     link = _AwayLink(3000)
 
-    _, was_repeated = await _courier(link).bring(Batch(), is_look=False, blocked_until=None)
+    _, was_repeated = await _courier(link).bring(Batch)
 
     assert was_repeated
     assert link.sequences == [1] * 3001
 
 
-async def test_a_look_needs_no_memory_in_redis() -> None:
-    """An empty batch has no sequence; the next one with content has the next."""
-    link = _AwayLink(0)
-    courier = _courier(link)
+async def test_each_try_says_how_things_are_by_then() -> None:
+    """What is left of a block grows shorter during an outage, so the batch is made anew for every try."""
+    link = _AwayLink(2)
+    left_us = iter((300, 200, 100))
 
-    for is_look in (False, True, False):
-        await courier.bring(Batch(), is_look=is_look, blocked_until=None)
+    await _courier(link).bring(lambda: Batch(block_us=next(left_us)))
 
-    assert link.sequences == [1, 0, 2]
+    assert [batch.block_us for batch in link.batches] == [100]

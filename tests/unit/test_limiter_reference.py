@@ -10,23 +10,44 @@ from hypothesis import strategies as st
 
 from sluicegate.limiter.api import Cost, Dimension
 from sluicegate.limiter.booking import (
+    WINDOW_US,
     Answer,
     Batch,
+    BookingRef,
     GiveBack,
     Quota,
     Reply,
     Request,
-    ScopeState,
     Settlement,
     Verdict,
+    minute_units,
 )
-from sluicegate.limiter.reference import GUARD_US, MAX_STEP_BACK_US, book
+from sluicegate.limiter.reference import GUARD_US, MAX_STEP_BACK_US
+from sluicegate.limiter.reference import book as book_stored
+from sluicegate.limiter.stored import ScopeState, Stored
 
 RUN = "a" * 40
 OTHER_RUN = "b" * 40
 T0 = 10_000_000_000
 SECOND_US = 1_000_000
 ONE = Cost()
+
+
+def book(
+    state: ScopeState | None, batch: Batch, quota: Quota, *, clock_us: int, run_id: str
+) -> tuple[ScopeState, Reply]:
+    """Apply a batch to a scope without leases and days."""
+    stored, reply = book_stored(Stored(scope=state), batch, quota, clock_us=clock_us, run_id=run_id)
+    assert stored.scope is not None
+    return stored.scope, reply
+
+
+def _times_us(quota: Quota, cost: Cost) -> list[int]:
+    """Return how long each dimension needs to refill the cost, counted apart from the limiter."""
+    return [
+        -(-units * WINDOW_US // int(limit)) if limit else 0
+        for units, limit in zip(minute_units(cost), quota.per_minute, strict=True)
+    ]
 
 
 def _fresh(quota: Quota, *, now_us: int = T0) -> ScopeState:
@@ -52,6 +73,12 @@ class _Booked:
     generation: int
     number: int
     start_us: int
+    stretch: float
+
+    def ref(self) -> BookingRef:
+        return BookingRef(
+            generation=self.generation, number=self.number, stretch=self.stretch, start_us=self.start_us
+        )
 
 
 @dataclass(slots=True)
@@ -74,20 +101,20 @@ class _World:
     def ask(self, cost: Cost, earlier: _Booked | None = None) -> None:
         request = Request(cost=cost)
         if earlier is not None:
-            request = replace(request, generation=earlier.generation, number=earlier.number)
+            request = replace(request, booking=earlier.ref())
         reply = self.send(Batch(requests=(request,)))
         (answer,) = reply.answers
         if answer.verdict is Verdict.CONFIRMED or (answer.verdict is Verdict.BOOKED and answer.wait_us == 0):
             self.called.append((self.now_us, cost))
         elif answer.verdict is Verdict.BOOKED:
-            self.waiting.append(_Booked(cost, reply.generation, answer.number, self.now_us + answer.wait_us))
+            self.waiting.append(
+                _Booked(cost, reply.generation, answer.number, self.now_us + answer.wait_us, answer.stretch)
+            )
 
     def cancel(self, index: int) -> None:
         if self.waiting:
             gone = self.waiting.pop(index % len(self.waiting))
-            self.send(
-                Batch(give_backs=(GiveBack(generation=gone.generation, number=gone.number, cost=gone.cost),))
-            )
+            self.send(Batch(give_backs=(GiveBack(booking=gone.ref(), cost=gone.cost),)))
 
     def block(self, seconds: int) -> None:
         self.send(Batch(block_us=seconds * SECOND_US))
@@ -96,7 +123,11 @@ class _World:
     def settle_more(self, tokens: int) -> None:
         assert self.state is not None
         extra = Cost(requests=0, tokens=tokens)
-        self.send(Batch(settlements=(Settlement(generation=self.state.generation, extra=extra),)))
+        self.send(
+            Batch(
+                settlements=(Settlement(booking=BookingRef(generation=self.state.generation), extra=extra),)
+            )
+        )
 
     def restart(self) -> None:
         self.run_id = OTHER_RUN if self.run_id == RUN else RUN
@@ -143,7 +174,7 @@ def test_no_window_holds_more_than_limit_and_burst(steps: list[tuple[str, object
     world.advance(120 * SECOND_US)
     event(f"calls: {len(world.called) // 10 * 10}+")
     for dimension in (0, 1):
-        calls = [(at_us, world.quota.times_us(cost)[dimension]) for at_us, cost in world.called]
+        calls = [(at_us, _times_us(world.quota, cost)[dimension]) for at_us, cost in world.called]
         allowed_us = max([world.quota.burst_us, *(time_us for _, time_us in calls)])
         for first, (from_us, _) in enumerate(calls):
             taken_us = 0
@@ -205,7 +236,7 @@ def test_a_call_larger_than_the_limit_never_fits() -> None:
 
 
 def test_beyond_the_horizon_nothing_is_booked_on_any_dimension() -> None:
-    """RETRY tells the wait and changes no bucket, not even those with room."""
+    """RETRY tells the wait, and when to ask again, and changes no bucket, not even those with room."""
     quota = Quota(requests_per_minute=600, tokens_per_minute=1_000)
     state, _ = _ask(_fresh(quota), quota, Cost(tokens=1_000))
     after, reply = book(
@@ -215,7 +246,12 @@ def test_beyond_the_horizon_nothing_is_booked_on_any_dimension() -> None:
         clock_us=T0,
         run_id=RUN,
     )
-    assert (reply.answers[0].verdict, reply.answers[0].wait_us) == (Verdict.RETRY, 60 * SECOND_US)
+    answer = reply.answers[0]
+    assert (answer.verdict, answer.until_us, answer.wait_us) == (
+        Verdict.RETRY,
+        60 * SECOND_US,
+        30 * SECOND_US,
+    )
     assert (after.tats_us, after.newest) == (state.tats_us, state.newest)
 
 
@@ -244,7 +280,9 @@ def test_unused_bookings_are_taken_out_newest_first() -> None:
     booked, (second, third) = _ask(state, quota, ONE, ONE)
 
     def returned(*numbers: int) -> ScopeState:
-        unused = tuple(GiveBack(generation=booked.generation, number=n, cost=ONE) for n in numbers)
+        unused = tuple(
+            GiveBack(booking=BookingRef(generation=booked.generation, number=n), cost=ONE) for n in numbers
+        )
         return book(booked, Batch(give_backs=unused), quota, clock_us=T0, run_id=RUN)[0]
 
     assert returned(third.number, second.number).tats_us == state.tats_us
@@ -257,7 +295,9 @@ def test_usage_is_settled_in_both_directions() -> None:
     quota = Quota(tokens_per_minute=60_000, burst_s=0)
     state, _ = _ask(_fresh(quota), quota, Cost(tokens=1_000))
     for extra, wait_us in ((-400, 600_000), (0, 1_000_000), (500, 1_500_000)):
-        settlement = Settlement(generation=state.generation, extra=Cost(requests=0, tokens=extra))
+        settlement = Settlement(
+            booking=BookingRef(generation=state.generation), extra=Cost(requests=0, tokens=extra)
+        )
         settled, _ = book(state, Batch(settlements=(settlement,)), quota, clock_us=T0, run_id=RUN)
         assert _ask(settled, quota, Cost(tokens=1))[1][0].wait_us == wait_us
 
@@ -272,7 +312,9 @@ def test_another_run_blocks_empties_the_burst_and_keeps_debts() -> None:
     assert restarted.tats_us[0] == reply.now_us + GUARD_US + quota.burst_us
     assert restarted.generation != state.generation
 
-    request = Request(cost=Cost(tokens=30_000), generation=state.generation, number=large.number)
+    request = Request(
+        cost=Cost(tokens=30_000), booking=BookingRef(generation=state.generation, number=large.number)
+    )
     now_us = reply.now_us + 60 * SECOND_US
     _, reply = book(restarted, Batch(requests=(request,)), quota, clock_us=now_us, run_id=OTHER_RUN)
     assert reply.answers[0].verdict is Verdict.BOOKED
@@ -292,7 +334,7 @@ def test_a_refund_from_before_a_restart_is_ignored_and_a_debt_is_not() -> None:
     state, _ = _ask(_fresh(quota), quota, Cost(tokens=1_000))
     old = state.generation - 1
     for extra, moved_us in ((-400, 0), (400, 400_000)):
-        settlement = Settlement(generation=old, extra=Cost(requests=0, tokens=extra))
+        settlement = Settlement(booking=BookingRef(generation=old), extra=Cost(requests=0, tokens=extra))
         settled, _ = book(state, Batch(settlements=(settlement,)), quota, clock_us=T0, run_id=RUN)
         assert settled.tats_us[1] - state.tats_us[1] == moved_us
 
@@ -320,7 +362,7 @@ def test_a_booking_is_confirmed_only_while_the_scope_is_open() -> None:
     """The same booking: confirmed, booked anew under a block, and its old place is not lost."""
     quota = Quota(requests_per_minute=60)
     state, (_, booked) = _ask(_fresh(quota), quota, ONE, ONE)
-    again = Request(cost=ONE, generation=state.generation, number=booked.number)
+    again = Request(cost=ONE, booking=BookingRef(generation=state.generation, number=booked.number))
     _, reply = book(state, Batch(requests=(again,)), quota, clock_us=T0 + SECOND_US, run_id=RUN)
     assert reply.answers[0].verdict is Verdict.CONFIRMED
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sluicegate.limiter.api import Cost
+from sluicegate.limiter.api import Cost, Dimension
 from sluicegate.limiter.booking import (
     DAY_DIMENSIONS,
     WINDOW_US,
     Batch,
     BookingRef,
-    Dimension,
     ProcessReport,
     Quota,
     minute_units,
 )
 from sluicegate.limiter.reference.days import Days
-from sluicegate.limiter.stored import ScopeState, Stored
+from sluicegate.limiter.stored import FourTimes, ScopeState, Stored
 
 GUARD_US = 2_000_000
 MAX_STEP_BACK_US = 10_000_000
@@ -159,7 +159,12 @@ def _opened(state: ScopeState | None, quota: Quota, clock_us: int, run_id: str) 
         generation=max(clock_us, state.generation + 1),
         newest=0,
         last_now_us=clock_us,
-        tats_us=tuple(max(tat - back_us, guarded_us + quota.burst_us) for tat in state.tats_us),
-        shares_us=tuple(share - back_us for share in state.shares_us),
+        tats_us=_each(state.tats_us, lambda tat: max(tat - back_us, guarded_us + quota.burst_us)),
+        shares_us=_each(state.shares_us, lambda share: share - back_us),
         **moved,
     )
+
+
+def _each(times_us: FourTimes, change: Callable[[int], int]) -> FourTimes:
+    first, second, third, fourth = map(change, times_us)
+    return (first, second, third, fourth)
