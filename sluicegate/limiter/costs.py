@@ -46,7 +46,6 @@ class CostModel:
         if usage is None or not is_believable(usage):
             return None
         return Cost(
-            requests=reserved.requests,
             tokens=charged_tokens(self._profile, reserved.tokens, usage),
             input_tokens=charged_input_tokens(self._profile, usage),
             output_tokens=usage.output_tokens,

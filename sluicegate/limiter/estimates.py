@@ -26,10 +26,14 @@ _MAX_TOKENS = 10_000_000
 
 
 def is_believable(usage: Usage) -> bool:
-    """Whether a usage says something: servers that count nothing send 0, broken ones send anything."""
-    return usage.total_tokens > 0 and all(
-        0 <= tokens <= _MAX_TOKENS
-        for tokens in (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
+    """Whether a usage says something: servers that count nothing send 0, broken ones send anything.
+
+    There is no call without input, but there are answers without a word.
+    """
+    return (
+        0 < usage.input_tokens <= _MAX_TOKENS
+        and 0 <= usage.cached_input_tokens <= usage.input_tokens
+        and 0 <= usage.output_tokens <= _MAX_TOKENS
     )
 
 
@@ -71,7 +75,7 @@ class TokenEstimates:
         """Take note of what a completed call used; a usage that is not believable changes nothing."""
         if not is_believable(usage):
             return
-        if prompt_bytes > 0 and usage.input_tokens > 0:
+        if prompt_bytes > 0:
             ratio = usage.input_tokens / prompt_bytes
             self._tokens_per_byte.add(min(max(ratio, _MIN_TOKENS_PER_BYTE), _MAX_TOKENS_PER_BYTE))
         if usage.output_tokens > 0:

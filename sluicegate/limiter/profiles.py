@@ -53,7 +53,7 @@ def charged_input_tokens(profile: Profile, usage: Usage) -> int:
     """Return what counts as input. Anthropic leaves out what was read from its cache (most models)."""
     match profile:
         case Profile.ANTHROPIC:
-            return max(0, usage.input_tokens - usage.cached_input_tokens)
+            return usage.input_tokens - usage.cached_input_tokens
         case Profile.OPENAI | Profile.AZURE | Profile.GENERIC:
             return usage.input_tokens
         case other:

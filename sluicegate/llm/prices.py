@@ -29,7 +29,7 @@ class Price:
         micro_dollars = (
             input_tokens * self.input_dollars_per_million + output_tokens * self.output_dollars_per_million
         )
-        # 100 x 0.15 is 15.000000000000002 in binary: that is no sixteenth.
+        # 50 x 1.1 is 55.00000000000001 in binary: that is no fifty-sixth.
         return math.ceil(round(micro_dollars, 6))
 
 

@@ -62,7 +62,9 @@ def test_estimates_follow_a_text_that_changes_its_language() -> None:
     "usage",
     [
         Usage(),
+        Usage(output_tokens=5),
         Usage(output_tokens=-1, input_tokens=5),
+        Usage(input_tokens=5, output_tokens=5, cached_input_tokens=6),
         Usage(input_tokens=10**9, output_tokens=5),
         Usage(input_tokens=5, output_tokens=2**62),
     ],
@@ -73,6 +75,13 @@ def test_a_usage_that_no_model_can_have_teaches_nothing(usage: Usage) -> None:
     for _ in range(300):
         estimates.learn(PROMPT_BYTES, MAX_OUTPUT, usage)
     assert predicted(estimates) == (1_000, MAX_OUTPUT)
+
+
+def test_an_answer_without_a_word_does_not_shorten_the_next() -> None:
+    """It may as well come from a server that counts prompts only."""
+    estimates = TokenEstimates()
+    learn(estimates, times=20, output_tokens=0)
+    assert predicted(estimates) == (800, MAX_OUTPUT)
 
 
 @pytest.mark.parametrize(("input_tokens", "estimate"), [(9_999_999, 16_000), (1, 250)])

@@ -81,13 +81,13 @@ def test_prices_that_rise_with_the_prompt_start_at_the_lowest_step(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("input_tokens", "output_tokens", "micro_dollars"),
-    [(0, 0, 0), (1, 0, 1), (100, 0, 15), (101, 0, 16), (100, 100, 75), (10_000_000, 10_000_000, 7_500_000)],
+    [(0, 0, 0), (1, 0, 2), (50, 0, 55), (51, 0, 57), (50, 100, 115), (10_000_000, 10_000_000, 17_000_000)],
 )
 def test_part_of_a_micro_dollar_is_a_whole_one(
     input_tokens: int, output_tokens: int, micro_dollars: int
 ) -> None:
     """A call is never counted as less than it costs, nor as more by the binary form of its price."""
-    price = Price(input_dollars_per_million=0.15, output_dollars_per_million=0.60)
+    price = Price(input_dollars_per_million=1.1, output_dollars_per_million=0.60)
     assert price.micro_dollars(input_tokens, output_tokens) == micro_dollars
 
 
