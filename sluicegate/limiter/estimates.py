@@ -55,7 +55,8 @@ class RecentQuantile:
         """Return what the next value exceeds in at most 5 % of cases; None while too few were seen.
 
         Of n values in random order the next one exceeds the k-th smallest with probability
-        (n + 1 - k) / (n + 1) at most, whatever their distribution. Below 19 values it is the largest.
+        (n + 1 - k) / (n + 1) at most, whatever their distribution. Below 19 values no k is good enough:
+        then it is the largest, which the next one exceeds in 1 / (n + 1) of cases.
         """
         count = len(self._sorted)
         if count < _ENOUGH:
