@@ -17,6 +17,7 @@ from sluicegate.cli.configuration import command_settings
 from sluicegate.errors import BrokerError, ConfigurationError
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
+from sluicegate.llm.prices import required_price
 from sluicegate.processing.handlers import load_handler
 from sluicegate.settings import ProviderSettings, Settings
 
@@ -77,6 +78,7 @@ def _all_checks(config: Path | None) -> Iterator[Check]:
         return
     yield Check(name="configuration", verdict=Verdict.OK, detail=f"{len(settings.streams)} streams")
     yield from check_streams(settings)
+    yield from check_prices(settings)
     yield from check_kafka(settings)
     yield from check_redis(settings)
     for name, provider in settings.providers.items():
@@ -99,6 +101,20 @@ def check_streams(settings: Settings) -> Iterator[Check]:
         yield Check(
             name=f"stream {name}", verdict=Verdict.OK, detail=f"{handler.argument.__name__} to {stream.agent}"
         )
+
+
+def check_prices(settings: Settings) -> Iterator[Check]:
+    """Name each model whose limits count dollars that nobody knows; without one there is nothing to say."""
+    for route in dict.fromkeys(route for name in settings.streams for route in settings.routes(name)):
+        try:
+            required_price(settings, route)
+        except ConfigurationError as exc:
+            yield Check(
+                name=f"price of {route.provider}/{route.model}",
+                verdict=Verdict.FAILED,
+                detail=str(exc),
+                advice=f'write it, or take dollars_per_day out of [limits."{route.scope}"]',
+            )
 
 
 def check_kafka(settings: Settings) -> Iterator[Check]:

@@ -2,8 +2,8 @@
 
 OpenAI counts the larger of `max_tokens` and an estimate of the prompt when the call comes in, Azure
 their sum; both keep that, whatever the call used, and count failed calls too. Anthropic counts input
-and produced output, so there `max_tokens` is only what might come; a generic server is taken to do
-the same.
+that its cache did not serve and produced output, so there `max_tokens` is only what might come; a
+generic server is taken to count all that was read and written.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import assert_never
 
-from sluicegate.limiter.api import Cost
-from sluicegate.limiter.estimates import prompt_tokens
 from sluicegate.llm.outcomes import Usage
 
 
@@ -25,32 +23,38 @@ class Profile(StrEnum):
     GENERIC = "generic"
 
 
-def cost_of(profile: Profile, prompt_bytes: int, max_output_tokens: int) -> Cost:
-    """Return what to reserve for one call."""
-    prompt = prompt_tokens(prompt_bytes)
+def reserved_tokens(
+    profile: Profile, *, prompt_tokens: int, output_tokens: int, max_output_tokens: int
+) -> int:
+    """Return what a call takes from the token limit as it starts; the first two are estimates."""
     match profile:
         case Profile.OPENAI:
-            return Cost(tokens=max(max_output_tokens, prompt))
-        case Profile.AZURE | Profile.ANTHROPIC | Profile.GENERIC:
-            return Cost(tokens=prompt + max_output_tokens)
+            return max(max_output_tokens, prompt_tokens)
+        case Profile.AZURE:
+            return prompt_tokens + max_output_tokens
+        case Profile.ANTHROPIC | Profile.GENERIC:
+            return prompt_tokens + output_tokens
         case other:
             assert_never(other)
 
 
-def actual_cost(profile: Profile, reserved: Cost, usage: Usage | None) -> Cost | None:
-    """Return what to settle: None keeps the reservation. `usage` is None when the call gave no answer.
-
-    Anthropic does not count input read from its cache (most models); `usage.input_tokens` includes it.
-    """
+def charged_tokens(profile: Profile, reserved: int, usage: Usage) -> int:
+    """Return what an answered call took from the token limit in the end."""
     match profile:
         case Profile.OPENAI | Profile.AZURE:
-            return None
+            return reserved
+        case Profile.ANTHROPIC | Profile.GENERIC:
+            return charged_input_tokens(profile, usage) + usage.output_tokens
+        case other:
+            assert_never(other)
+
+
+def charged_input_tokens(profile: Profile, usage: Usage) -> int:
+    """Return what counts as input. Anthropic leaves out what was read from its cache (most models)."""
+    match profile:
         case Profile.ANTHROPIC:
-            if usage is None:
-                return None
-            uncached_tokens = max(0, usage.input_tokens - usage.cached_input_tokens)
-            return Cost(requests=reserved.requests, tokens=uncached_tokens + usage.output_tokens)
-        case Profile.GENERIC:
-            return None if usage is None else Cost(requests=reserved.requests, tokens=usage.total_tokens)
+            return usage.input_tokens - usage.cached_input_tokens
+        case Profile.OPENAI | Profile.AZURE | Profile.GENERIC:
+            return usage.input_tokens
         case other:
             assert_never(other)

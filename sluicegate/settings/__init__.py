@@ -4,6 +4,7 @@ from sluicegate.settings.load import load_settings
 from sluicegate.settings.model import (
     HttpSettings,
     KafkaSettings,
+    Learning,
     LimiterSettings,
     LimitSettings,
     PriceSettings,
@@ -16,10 +17,12 @@ from sluicegate.settings.model import (
     TopicsSettings,
     WorkerSettings,
 )
+from sluicegate.settings.routes import Route
 
 __all__ = [
     "HttpSettings",
     "KafkaSettings",
+    "Learning",
     "LimitSettings",
     "LimiterSettings",
     "PriceSettings",
@@ -27,6 +30,7 @@ __all__ = [
     "ProviderSettings",
     "RedisSettings",
     "RetrySettings",
+    "Route",
     "Settings",
     "StreamSettings",
     "TopicsSettings",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sluicegate.errors import ConfigurationError
 from sluicegate.settings.model import Settings
 from sluicegate.settings.nearest import hint
+from sluicegate.settings.routes import read_fallback
 
 _STREAM_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,98}[a-z0-9])?")
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
@@ -18,6 +19,7 @@ def check_agreement(settings: Settings) -> None:
     """Raise ConfigurationError with one line per contradiction."""
     faults = [
         *_names(settings),
+        *_fallbacks(settings),
         *_limits_and_prices(settings),
         *_times(settings),
         *_topics(settings),
@@ -40,6 +42,22 @@ def _names(settings: Settings) -> Iterator[str]:
     for name in settings.providers:
         if not _PROVIDER_NAME.fullmatch(name):
             yield f'providers."{name}": names are letters, digits, dots, underscores and dashes, at most 100'
+
+
+def _fallbacks(settings: Settings) -> Iterator[str]:
+    for name, stream in settings.streams.items():
+        ways = {(stream.provider, stream.model)}
+        for place, text in enumerate(stream.fallback):
+            key = f"streams.{name}.fallback.{place}"
+            provider, model = way = read_fallback(text, stream.model)
+            if provider not in settings.providers:
+                known = hint(provider, settings.providers)
+                yield f"{key}: there is no such [providers.*] section{known}"
+            elif not model:
+                yield f'{key}: write it as "PROVIDER" or "PROVIDER/MODEL"'
+            elif way in ways:
+                yield f"{key}: the stream's calls go there already; remove it"
+            ways.add(way)
 
 
 def _limits_and_prices(settings: Settings) -> Iterator[str]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path as FilePath
+from types import UnionType
 from typing import Any, get_args
 
 from sluicegate.errors import ConfigurationError
 from sluicegate.limiter.api import Lane
 from sluicegate.settings.model import Settings, section_fields
 from sluicegate.settings.nearest import hint
+from sluicegate.settings.routes import read_fallback
 
 _PREFIX = "SLUICEGATE_"
 _NAMED = ("providers", "streams", "limits", "prices")  # in the order in which their names build on another
@@ -87,11 +89,21 @@ def _candidates(raw: dict[str, Any], section: str) -> Iterable[str]:
         return names(section)
     streams = raw.get("streams")
     models = {
-        f"{stream.get('provider')}/{stream.get('model')}"
+        model
         for stream in (streams.values() if isinstance(streams, dict) else ())
         if isinstance(stream, dict)
+        for model in _called_models(stream)
     }
     return names(section) | names("providers") | models
+
+
+def _called_models(stream: Mapping[str, Any]) -> Iterator[str]:
+    """Name each PROVIDER/MODEL that the stream calls, its fallbacks included."""
+    own_model = str(stream.get("model"))
+    yield f"{stream.get('provider')}/{own_model}"
+    fallback = stream.get("fallback")
+    for text in fallback if isinstance(fallback, list) else ():
+        yield "/".join(read_fallback(str(text), own_model))
 
 
 def _folded(name: str) -> str:
@@ -105,9 +117,14 @@ def _text_keys(section: str) -> frozenset[str]:
         for key, field in section_fields(section).items()
         if any(
             isinstance(kind, type) and issubclass(kind, (str, FilePath, Lane))
-            for kind in (field.annotation, *get_args(field.annotation))
+            for kind in _kinds(field.annotation)
         )
     )
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the one type; what an array holds is not what it is."""
+    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
 
 
 def _value(text: str, *, is_text: bool) -> Any:

@@ -13,20 +13,6 @@ from sluicegate.settings.nearest import hint
 
 Path = tuple[str, ...]
 
-# Names from the contract whose promise this version cannot keep: refused, never silently ignored.
-_NOT_ENFORCED = frozenset(
-    {
-        ("streams", "fallback"),
-        ("streams", "fallback_after_s"),
-        ("limits", "input_tokens_per_minute"),
-        ("limits", "output_tokens_per_minute"),
-        ("limits", "requests_per_day"),
-        ("limits", "tokens_per_day"),
-        ("limits", "dollars_per_day"),
-        ("limits", "concurrency"),
-    }
-)
-
 
 def explain(error: ValidationError, raw: Mapping[str, Any], variables: Mapping[Path, str]) -> str:
     """Return one line per wrong key; `variables` says which keys the environment set."""
@@ -42,8 +28,6 @@ def _line(detail: ErrorDetails, raw: Mapping[str, Any], variables: Mapping[Path,
 
 def _fault(detail: ErrorDetails, path: Path, raw: Mapping[str, Any]) -> str:
     match detail["type"]:
-        case "extra_forbidden" if (path[0], path[-1]) in _NOT_ENFORCED and len(path) > 1:
-            return "this version does not enforce it; remove it"
         case "extra_forbidden":
             return f"there is no such setting{hint(path[-1], _known_keys(path))}"
         case "missing":

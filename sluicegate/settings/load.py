@@ -7,7 +7,7 @@ are not settings. No error ever holds a value: it may be a credential.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,19 @@ def _add_default_provider(raw: dict[str, Any]) -> None:
     if not isinstance(providers, dict) or not isinstance(streams, dict):
         return
     called = {
-        section.get("provider")
+        called
         for section in streams.values()
-        if isinstance(section, dict) and isinstance(section.get("provider"), str)
+        if isinstance(section, dict)
+        for called in _called_providers(section)
     }
     if _DEFAULT_PROVIDER in called or _DEFAULT_PROVIDER in providers:
         section = providers.setdefault(_DEFAULT_PROVIDER, {})
         if isinstance(section, dict):
             section.setdefault("base_url", "http://127.0.0.1:8089/v1")
+
+
+def _called_providers(stream: Mapping[str, Any]) -> Iterator[str]:
+    fallback = stream.get("fallback")
+    for text in (stream.get("provider"), *(fallback if isinstance(fallback, list) else ())):
+        if isinstance(text, str):
+            yield text.partition("/")[0]

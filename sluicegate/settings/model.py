@@ -20,9 +20,20 @@ from sluicegate.errors import ConfigurationError
 from sluicegate.limiter.api import Lane
 from sluicegate.limiter.profiles import Profile
 from sluicegate.settings.nearest import hint
+from sluicegate.settings.routes import Route, read_fallback
 
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _AGENT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
+_LIMIT_KEYS = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "input_tokens_per_minute",
+    "output_tokens_per_minute",
+    "requests_per_day",
+    "tokens_per_day",
+    "dollars_per_day",
+    "concurrency",
+)
 _LANES = {"interactive": Lane.INTERACTIVE, "bulk": Lane.BULK}
 
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,6 +47,14 @@ class ProviderFormat(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+
+
+class Learning(StrEnum):
+    """What a provider's rate-limit headers may do to a configured limit."""
+
+    FOLLOW = "follow"
+    LOWER = "lower"  # a deliberate cap below the provider's stays
+    OFF = "off"
 
 
 class _Section(BaseModel):
@@ -165,16 +184,44 @@ class LimitSettings(_Section):
 
     requests_per_minute: Rate | None = Field(default=None, description="calls per minute")
     tokens_per_minute: Rate | None = Field(default=None, description="tokens per minute, as charged")
+    input_tokens_per_minute: Rate | None = Field(
+        default=None, description="tokens of prompts per minute, as charged"
+    )
+    output_tokens_per_minute: Rate | None = Field(
+        default=None, description="tokens of answers per minute, as produced"
+    )
+    requests_per_day: Rate | None = Field(default=None, description="calls per day")
+    tokens_per_day: Rate | None = Field(default=None, description="tokens per day, as charged")
+    dollars_per_day: Rate | None = Field(
+        default=None, description="dollars per day; every model that is called needs a known price"
+    )
+    concurrency: int | None = Field(default=None, ge=1, description="calls on the wire at once (count)")
     burst_s: Seconds = Field(
         default=0.05,
         description="how far ahead of an even pace calls may go, in seconds of the limit's rate "
         "(at least one request and the largest call)",
     )
+    strict_window_s: Seconds = Field(
+        default=0.0,
+        description="seconds; in no window of this length is more than the limit used; 0 is off",
+    )
+    largest_call_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="largest call expected (tokens), for strict_window_s; by default the largest seen",
+    )
+    learn: Learning = Field(
+        default=Learning.FOLLOW,
+        strict=False,
+        description="what the provider's headers may do to the limit: follow, lower or off",
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> LimitSettings:
-        if self.requests_per_minute is None and self.tokens_per_minute is None:
-            raise ValueError("sets no limit: give requests_per_minute or tokens_per_minute")
+        if all(getattr(self, key) is None for key in _LIMIT_KEYS):
+            raise ValueError(f"sets no limit: give at least one of {', '.join(_LIMIT_KEYS)}")
+        if self.largest_call_tokens is not None and self.strict_window_s == 0:
+            raise ValueError("largest_call_tokens has no effect without strict_window_s")
         return self
 
 
@@ -192,6 +239,14 @@ class StreamSettings(_Section):
     agent: str = Field(description="the handler, as `package.module:function`")
     provider: str = Field(description="name of the [providers.*] section to call")
     model: str = Field(min_length=1, description="the provider's name of the model")
+    fallback: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="where calls go when the own provider cannot take them: PROVIDER or PROVIDER/MODEL",
+    )
+    fallback_after_s: Seconds = Field(
+        default=5.0, description="wait for the own provider (seconds) above which the next one is asked"
+    )
     lane: Lane = Field(
         default=Lane.INTERACTIVE, strict=False, description="priority class: interactive or bulk"
     )
@@ -331,6 +386,15 @@ class Settings(_Section):
     def limits_for(self, provider: str, model: str) -> LimitSettings | None:
         """Return the most specific limits of the model; None means unlimited until the provider objects."""
         return self.limits.get(self.scope_for(provider, model))
+
+    def routes(self, name: str) -> tuple[Route, ...]:
+        """Return the ways that the named stream's calls may take: its own first, then its fallbacks."""
+        own = self.stream(name)
+        ways = [(own.provider, own.model), *(read_fallback(text, own.model) for text in own.fallback)]
+        return tuple(
+            Route(provider=provider, model=model, scope=self.scope_for(provider, model))
+            for provider, model in ways
+        )
 
 
 def section_fields(section: str) -> Mapping[str, FieldInfo]:

@@ -12,6 +12,7 @@ import pytest
 from sluicegate.cli.doctor import (
     Verdict,
     check_kafka,
+    check_prices,
     check_provider,
     check_redis,
     check_streams,
@@ -62,6 +63,22 @@ def test_a_handler_that_is_not_there_is_found(tmp_path: Path) -> None:
     verdicts = {check.name: check.verdict for check in check_streams(settings)}
 
     assert verdicts == {"stream support-chat": Verdict.OK, "stream documents": Verdict.FAILED}
+
+
+def test_a_price_that_a_limit_needs_and_nobody_knows_is_found(tmp_path: Path) -> None:
+    """Once for each model, fallbacks included; a model in the table is well."""
+    text = """
+    [limits.main]
+    dollars_per_day = 5
+    [streams.documents]
+    fallback = ["main/ours"]
+    [streams.support-chat]
+    fallback = ["main/ours"]
+    """
+    (check,) = check_prices(settings_of(tmp_path, text))
+
+    assert (check.name, check.verdict) == ("price of main/ours", Verdict.FAILED)
+    assert '[prices."main/ours"]' in check.detail
 
 
 def test_missing_topics_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
