@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sluicegate.llm.outcomes import (
     Failed,
     Halted,
     Outcome,
+    QuotaKind,
     Reason,
     Rejected,
     Throttled,
@@ -108,6 +110,10 @@ def _caller(
 async def _call(base_url: str, format: str = "openai", *, timeout_s: float = 5.0) -> Outcome:
     async with _caller(base_url, format, timeout_s=timeout_s) as caller:
         return await caller.call(_request())
+
+
+def _without_quotas(outcome: Outcome) -> Outcome:
+    return replace(outcome, quotas=())
 
 
 @asynccontextmanager
@@ -213,8 +219,40 @@ async def test_every_injected_fault_becomes_its_outcome(
     """What the provider does and what the client says of it; the next call is answered again."""
     assert provider.fault(**fault).status_code == 200
     async with _caller(provider.base_url, format) as caller:
-        assert await caller.call(_request()) == expected
+        assert _without_quotas(await caller.call(_request())) == expected
         assert isinstance(await caller.call(_request()), Completed)
+
+
+_CARRYING: list[tuple[dict[str, Any] | None, type[Outcome]]] = [
+    (None, Completed),
+    ({"kind": "filtered"}, Rejected),
+    ({"kind": "status", "status": 400}, Rejected),
+    ({"kind": "status", "status": 401}, Halted),
+    ({"kind": "status", "status": 429, "retry_after_s": 7}, Throttled),
+    ({"kind": "status", "status": 500}, Failed),
+    ({"kind": "huge", "bytes": 10_000_000}, Failed),
+    ({"kind": "cut", "for_s": 30}, Throttled),
+]
+
+
+@pytest.mark.parametrize("format", _FORMATS)
+@pytest.mark.parametrize(("fault", "kind"), _CARRYING, ids=lambda value: str(value)[:40])
+async def test_every_kind_of_outcome_carries_the_providers_limits(
+    provider: _Provider, format: str, fault: dict[str, Any] | None, kind: type[Outcome]
+) -> None:
+    """Both dimensions, as the simulator's headers have them in each format."""
+    if fault is not None:
+        provider.fault(**fault)
+    outcome = await _call(provider.base_url, format)
+    assert type(outcome) is kind
+    assert [(quota.kind, quota.limit) for quota in outcome.quotas] == [
+        (QuotaKind.REQUESTS, 600_000),
+        (QuotaKind.TOKENS, 1_000_000_000),
+    ]
+    for quota in outcome.quotas:
+        assert quota.remaining is not None
+        assert quota.reset_s is not None
+        assert quota.resolution_s == (0.001 if format == "openai" else 1)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +279,9 @@ async def test_a_cut_is_a_429_with_the_time_to_its_end(provider: _Provider) -> N
     """The outage that the demo shows, as a worker sees it."""
     provider.fault(kind="cut", for_s=30, retry_after_s=20)
     outcome = await _call(provider.base_url)
-    assert outcome == Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=20)
+    assert _without_quotas(outcome) == Throttled(
+        reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=20
+    )
     assert provider.stats("?summary=1")["timeline"][-1]["cut"]
 
 
@@ -380,7 +420,7 @@ async def test_neither_prompt_nor_answer_nor_key_is_logged_or_shown(
         rejected = await caller.call(_request(text=f"My name is {_CANARY}"))
         completed = await caller.call(_request(text=f"My name is {_CANARY}"))
     assert isinstance(completed, Completed)
-    assert rejected == Rejected(reason=Reason.BAD_REQUEST, http_status=400)
+    assert _without_quotas(rejected) == Rejected(reason=Reason.BAD_REQUEST, http_status=400)
     shown = caplog.text + repr(caller) + repr(vars(caller)) + repr(rejected)
     assert _CANARY not in shown
     assert _KEY not in shown
@@ -446,7 +486,7 @@ async def test_a_window_refuses_for_a_time_and_a_call_above_it_for_good(enforcem
             too_large = await caller.call(_request(text="x" * 4000))
             assert isinstance(await caller.call(_request()), Completed)
             refused = await caller.call(_request())
-        assert too_large == Rejected(reason=Reason.PROMPT_TOO_LARGE, http_status=429)
+        assert _without_quotas(too_large) == Rejected(reason=Reason.PROMPT_TOO_LARGE, http_status=429)
         assert isinstance(refused, Throttled)
         assert refused.retry_after_s is not None
         assert 0 < refused.retry_after_s <= 6000
