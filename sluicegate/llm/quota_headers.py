@@ -24,7 +24,7 @@ _COUNT_DIGITS = 13
 
 # Bounded decimals only, as in retry_after.py: float() and fromisoformat() take much that is none.
 _SECONDS = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,9}))?")
-_SPAN = re.compile(r"(?:([0-9]{1,3})h)?(?:([0-9]{1,5})m(?!s))?(?:([0-9]{1,9})(?:\.([0-9]{1,9}))?(m?s))?")
+_SPAN = re.compile(r"(?:([0-9]{1,3})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,9})(?:\.([0-9]{1,9}))?(m?s))?")
 _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.([0-9]{1,9}))?(?:Z|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -80,7 +80,7 @@ def read_quotas(family: QuotaFamily, headers: Mapping[str, str], now_s: float) -
             texts[place] = text.strip(" \t")
     if texts is None:
         return ()
-    limits, remainings, reset_texts = texts[0::3], texts[1::3], texts[2::3]
+    limits, remainings, reset_texts = (texts[offset :: len(_FIELDS)] for offset in range(len(_FIELDS)))
     match family:
         case QuotaFamily.OPENAI:
             resets = [_span(text) if text else None for text in reset_texts]

@@ -282,6 +282,15 @@ def test_a_call_without_tokens_keeps_no_log_from_being_unused() -> None:
     assert quota.meters[Dimension.REQUESTS].full_in_s(_START_S + 10) == 60
 
 
+def test_parts_of_a_unit_that_do_not_add_up_exactly_leave_a_log_its_wait() -> None:
+    """0.7, 0.7 and 0.3 after another 0.7 has left: rounding asks for a little more than all there is."""
+    limits = _limits(Enforcement.LOG, tokens=600, window_s=6)
+    quota = Quota(limits, _START_S)
+    for second, tokens in enumerate((0.7, 0.7, 0.7, 0.3)):
+        quota.charge({Dimension.TOKENS: tokens}, _START_S + second)
+    assert quota.take({Dimension.TOKENS: 60}, _START_S + 6) == pytest.approx(3)
+
+
 @pytest.mark.parametrize("enforcement", _WINDOWED)
 def test_a_windows_limit_is_whole_units(enforcement: Enforcement) -> None:
     """Rounding of floats takes none away (8.2 s of 900 are 123), and a part of one is none."""

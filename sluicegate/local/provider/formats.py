@@ -130,7 +130,7 @@ class OpenAI:
         """`x-ratelimit-*`: remaining of the minute or window, and the time until nothing is used."""
         headers = {}
         for dimension in (Dimension.REQUESTS, Dimension.TOKENS):
-            limit, left = quota.limits.per_minute[dimension], quota.left(dimension, now_s)
+            limit, left = quota.per_minute[dimension], quota.left(dimension, now_s)
             full_in_s = quota.meters[dimension].full_in_s(now_s)
             headers[f"x-ratelimit-limit-{dimension}"] = str(int(limit))
             headers[f"x-ratelimit-remaining-{dimension}"] = str(max(0, math.floor(left)))
@@ -214,7 +214,7 @@ class Anthropic:
     def quota_headers(self, quota: Quota, now_s: float) -> dict[str, str]:
         """`anthropic-ratelimit-*` with the moment of the reset in RFC 3339, whole seconds."""
         headers = {}
-        for dimension, limit in quota.limits.per_minute.items():
+        for dimension, limit in quota.per_minute.items():
             name, left = dimension.replace("_", "-"), quota.left(dimension, now_s)
             full_at = time.gmtime(math.ceil(now_s + quota.meters[dimension].full_in_s(now_s)))
             headers[f"anthropic-ratelimit-{name}-limit"] = str(int(limit))

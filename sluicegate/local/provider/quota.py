@@ -103,22 +103,22 @@ class Limits:
 
 
 class Quota:
-    """All meters together: a call takes of each or of none."""
+    """All meters together: a call takes of each or of none. `per_minute` are the rates of its limits."""
 
     def __init__(self, limits: Limits, now_s: float) -> None:
-        self.limits = limits
-        self.meters = {dimension: self._meter(dimension, now_s) for dimension in limits.per_minute}
-        self._whole = {dimension: limits.whole(dimension) for dimension in self.meters}
+        self.meters: dict[Dimension, Meter] = {}
+        self.change(limits, now_s)
 
     def take(self, charge: Charge, now_s: float) -> float:
         """Charge one call and return 0, or nothing and return the wait: infinite when it never fits."""
         wait_s = 0.0
         for dimension, cost in charge.items():
-            if dimension not in self.meters:
+            meter = self.meters.get(dimension)
+            if meter is None:
                 continue
             if dimension is not Dimension.REQUESTS and cost > self._whole[dimension]:
                 return math.inf
-            wait_s = max(wait_s, self.meters[dimension].wait_s(cost, now_s))
+            wait_s = max(wait_s, meter.wait_s(cost, now_s))
         if wait_s == 0.0:
             self.charge(charge, now_s)
         return wait_s
@@ -126,25 +126,27 @@ class Quota:
     def charge(self, charge: Charge, now_s: float) -> None:
         """Charge without asking: what is known only when the answer is there is charged, room or not."""
         for dimension, cost in charge.items():
-            if dimension in self.meters:
-                self.meters[dimension].charge(cost, now_s)
+            meter = self.meters.get(dimension)
+            if meter is not None:
+                meter.charge(cost, now_s)
 
     def take_evenly(self, share: float, from_s: float, until_s: float) -> Charge:
         """Take a share of every rate between two moments, as far as it is there; return what it was."""
         return {
             dimension: self.meters[dimension].take_evenly(share * rate / _S_PER_MINUTE, from_s, until_s)
-            for dimension, rate in self.limits.per_minute.items()
+            for dimension, rate in self.per_minute.items()
         }
 
     def change(self, limits: Limits, now_s: float) -> None:
         """Go on with other limits of the same model and window: what was used stays used."""
         self.limits = limits
-        for dimension, per_minute in limits.per_minute.items():
+        self.per_minute = limits.per_minute
+        self._whole = {dimension: limits.whole(dimension) for dimension in limits.per_minute}
+        for dimension, per_minute in self.per_minute.items():
             if dimension in self.meters:
                 self.meters[dimension].resize(per_minute / _S_PER_MINUTE, limits.burst(dimension), now_s)
             else:
                 self.meters[dimension] = self._meter(dimension, now_s)
-        self._whole = {dimension: limits.whole(dimension) for dimension in self.meters}
 
     def left(self, dimension: Dimension, now_s: float) -> float:
         """Return what is left: of the window, or of a minute without windows."""
