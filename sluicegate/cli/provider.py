@@ -20,6 +20,9 @@ def provider(
     host: str = "127.0.0.1",
     requests_per_minute: float = 3000,
     tokens_per_minute: float = 250_000,
+    input_tokens_per_minute: float | None = None,
+    output_tokens_per_minute: float | None = None,
+    concurrency: int | None = None,
     enforcement: Literal["bucket", "slice", "fixed", "log"] = "bucket",
     burst_s: float = 0.2,
     window_s: float = 60,
@@ -42,6 +45,13 @@ def provider(
         Requests that are admitted per minute.
     tokens_per_minute
         Tokens that are admitted per minute.
+    input_tokens_per_minute
+        In the Anthropic format also: prompt tokens that are admitted per minute. Unlimited when not given.
+    output_tokens_per_minute
+        In the Anthropic format also: answered tokens per minute, charged when the answer is given; a debt
+        refuses calls. Unlimited when not given.
+    concurrency
+        Calls that may be in flight at once; more are refused. Unlimited when not given.
     enforcement
         How: a continuous bucket, slices of one second, fixed windows of the clock, or a strict sliding log.
     burst_s
@@ -55,8 +65,11 @@ def provider(
     seed
         Seed of the jitter and of the faults that strike a share of the calls.
     """
-    numbers = (requests_per_minute, tokens_per_minute, burst_s, window_s, latency_ms, jitter_ms)
-    if not all(map(math.isfinite, numbers)) or min(numbers[:4]) <= 0 or min(numbers[4:]) < 0:
+    optional = (input_tokens_per_minute, output_tokens_per_minute, concurrency)
+    given = [number for number in optional if number is not None]
+    above_0 = (requests_per_minute, tokens_per_minute, burst_s, window_s, *given)
+    delays = (latency_ms, jitter_ms)
+    if not all(map(math.isfinite, (*above_0, *delays))) or min(above_0) <= 0 or min(delays) < 0:
         return _wrong(
             "limits, --burst-s and --window-s must be above 0, --latency-ms and --jitter-ms at least 0"
         )
@@ -65,12 +78,16 @@ def provider(
             enforcement=Enforcement(enforcement),
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
+            input_tokens_per_minute=input_tokens_per_minute,
+            output_tokens_per_minute=output_tokens_per_minute,
             burst_s=burst_s,
             window_s=window_s,
         )
     except ValueError as exc:
         return _wrong(f"{exc}: raise --window-s or the limits")
-    configuration = Configuration(limits=limits, latency_ms=latency_ms, jitter_ms=jitter_ms, seed=seed)
+    configuration = Configuration(
+        limits=limits, concurrency=concurrency, latency_ms=latency_ms, jitter_ms=jitter_ms, seed=seed
+    )
     asyncio.run(serve(configuration, host=host, port=port))
     return 0
 

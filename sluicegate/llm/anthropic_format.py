@@ -7,6 +7,7 @@ from typing import Any
 
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Completed, Halted, Outcome, Reason, Rejected, Throttled, Usage
+from sluicegate.llm.quota_headers import QuotaFamily
 from sluicegate.llm.wire import JsonObject, Refusal, read_tokens, read_usage
 
 _VERSION = "2023-06-01"
@@ -25,6 +26,7 @@ class AnthropicFormat:
     """
 
     path = "/messages"
+    quota_family = QuotaFamily.ANTHROPIC
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """Return the version that our reading rests on, and the key."""

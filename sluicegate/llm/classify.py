@@ -7,6 +7,7 @@ what it leaves open is decided by the status.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import aiohttp
 import httpx
@@ -14,6 +15,7 @@ import orjson
 
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Failed, Halted, Outcome, Reason, Rejected, Throttled
+from sluicegate.llm.quota_headers import read_quotas
 from sluicegate.llm.retry_after import retry_after_s
 from sluicegate.llm.wire import Refusal, WireFormat
 
@@ -75,18 +77,38 @@ def read_response(
     request: CallRequest,
     status: int,
     headers: Mapping[str, str],
-    body: bytes,
+    body: bytes | None,
     now_s: float,
 ) -> Outcome:
-    """Return the outcome of a whole answer. `body` may be cut off where `status` alone decides."""
+    """Return the outcome of a whole answer, with what its headers say of the account's limits.
+
+    `body` is None when it was larger than the client reads.
+    """
+    outcome = _read_outcome(wire, request, status, headers, body, now_s)
+    quotas = read_quotas(wire.quota_family, headers, now_s)
+    return replace(outcome, quotas=quotas) if quotas else outcome
+
+
+def _read_outcome(
+    wire: WireFormat,
+    request: CallRequest,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    now_s: float,
+) -> Outcome:
+    if not 200 <= status < 300:
+        # The status says what it was, whatever became of the body.
+        parsed = None if body is None else _parse(body)
+        return _meaning(wire, _read_refusal(status, parsed, headers, now_s, inside_answer=False))
+    if body is None:
+        return _unusable(Reason.ANSWER_TOO_LARGE, status)
     parsed = _parse(body)
-    if 200 <= status < 300:
-        if not isinstance(parsed, Mapping):
-            return _malformed(status)
-        if isinstance(parsed.get("error"), Mapping):
-            return _meaning(wire, _read_refusal(status, parsed, headers, now_s, inside_answer=True))
-        return wire.read_answer(parsed, request) or _malformed(status)
-    return _meaning(wire, _read_refusal(status, parsed, headers, now_s, inside_answer=False))
+    if not isinstance(parsed, Mapping):
+        return _unusable(Reason.MALFORMED_ANSWER, status)
+    if isinstance(parsed.get("error"), Mapping):
+        return _meaning(wire, _read_refusal(status, parsed, headers, now_s, inside_answer=True))
+    return wire.read_answer(parsed, request) or _unusable(Reason.MALFORMED_ANSWER, status)
 
 
 def read_exception(error: Exception) -> Failed:
@@ -144,7 +166,7 @@ def _by_status(refusal: Refusal) -> Outcome:
         case status if 400 <= status < 500:
             return Rejected(reason=Reason.BAD_REQUEST, http_status=sent)
         case _:
-            return _malformed(sent)
+            return _unusable(Reason.MALFORMED_ANSWER, sent)
 
 
 def _failed(reason: Reason, refusal: Refusal) -> Failed:
@@ -157,8 +179,8 @@ def _failed(reason: Reason, refusal: Refusal) -> Failed:
     )
 
 
-def _malformed(status: int) -> Failed:
-    return Failed(reason=Reason.MALFORMED_ANSWER, counts=True, on_the_wire=True, http_status=status)
+def _unusable(reason: Reason, status: int) -> Failed:
+    return Failed(reason=reason, counts=True, on_the_wire=True, http_status=status)
 
 
 def _parse(body: bytes) -> object:

@@ -100,22 +100,14 @@ class HttpLlmCaller:
     async def _exchange(self, request: CallRequest, body: bytes, headers: Mapping[str, str]) -> Outcome:
         try:
             async with aclosing(await self._open(body, headers)) as response:
-                is_answer = response.is_success
-                cap = self._max_answer_bytes if is_answer else _ERROR_BODY_BYTES
+                cap = self._max_answer_bytes if response.is_success else _ERROR_BODY_BYTES
                 content = await _read_at_most(response, cap)
-                if content is None and is_answer:
-                    return Failed(
-                        reason=Reason.ANSWER_TOO_LARGE,
-                        counts=True,
-                        on_the_wire=True,
-                        http_status=response.status_code,
-                    )
                 return read_response(
                     self._wire,
                     request,
                     response.status_code,
                     response.headers,
-                    content or b"",
+                    content,
                     self._wall_clock_s(),
                 )
         except CALL_ERRORS as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Completed, Halted, Outcome, Reason, Rejected, Throttled, Usage
+from sluicegate.llm.quota_headers import QuotaFamily
 from sluicegate.llm.wire import JsonObject, Refusal, read_usage
 
 _MONEY_CODES = frozenset(
@@ -27,6 +28,7 @@ class OpenAIFormat:
     """`POST {base_url}/chat/completions` with a bearer key."""
 
     path = "/chat/completions"
+    quota_family = QuotaFamily.OPENAI
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """Return the bearer header; Azure's gateway takes it too."""

@@ -41,15 +41,16 @@ def _number(text: str | None) -> float | None:
 
 
 def _until(text: str | None, answered_at: str | None, now_s: float) -> float | None:
-    due = _moment(text)
+    due = http_moment_s(text)
     if due is None:
         return None
-    answered = _moment(answered_at)
+    answered = http_moment_s(answered_at)
     wait_s = due - (now_s if answered is None else answered)
     return wait_s if wait_s >= 0 else None
 
 
-def _moment(text: str | None) -> float | None:
+def http_moment_s(text: str | None) -> float | None:
+    """Return the Unix time that a header's HTTP date names; None when there is none that makes sense."""
     if text is None:
         return None
     try:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Outcome, Usage
+from sluicegate.llm.quota_headers import QuotaFamily
 
 JsonObject = Mapping[str, Any]
 
@@ -36,6 +37,7 @@ class WireFormat(Protocol):
     """One provider's way of writing a call and reading an answer. No state, no I/O."""
 
     path: str
+    quota_family: QuotaFamily
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """Return the headers of every call; without a key none that would carry it."""

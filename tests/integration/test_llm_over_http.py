@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sluicegate.llm.outcomes import (
     Failed,
     Halted,
     Outcome,
+    QuotaKind,
     Reason,
     Rejected,
     Throttled,
@@ -57,6 +59,9 @@ class _Provider:
     def fault(self, **spec: Any) -> httpx.Response:
         return httpx.post(f"{self.address}/faults", json=spec, trust_env=False)
 
+    def clear_faults(self) -> None:
+        httpx.delete(f"{self.address}/faults", trust_env=False)
+
     def stats(self, query: str = "") -> dict[str, Any]:
         stats: dict[str, Any] = httpx.get(f"{self.address}/stats{query}", trust_env=False).json()
         return stats
@@ -78,7 +83,7 @@ def shared_provider() -> Iterator[_Provider]:
 @pytest.fixture
 def provider(shared_provider: _Provider) -> _Provider:
     """The same, without a fault that another test left."""
-    httpx.delete(f"{shared_provider.address}/faults", trust_env=False)
+    shared_provider.clear_faults()
     return shared_provider
 
 
@@ -108,6 +113,10 @@ def _caller(
 async def _call(base_url: str, format: str = "openai", *, timeout_s: float = 5.0) -> Outcome:
     async with _caller(base_url, format, timeout_s=timeout_s) as caller:
         return await caller.call(_request())
+
+
+def _without_quotas(outcome: Outcome) -> Outcome:
+    return replace(outcome, quotas=())
 
 
 @asynccontextmanager
@@ -213,8 +222,40 @@ async def test_every_injected_fault_becomes_its_outcome(
     """What the provider does and what the client says of it; the next call is answered again."""
     assert provider.fault(**fault).status_code == 200
     async with _caller(provider.base_url, format) as caller:
-        assert await caller.call(_request()) == expected
+        assert _without_quotas(await caller.call(_request())) == expected
         assert isinstance(await caller.call(_request()), Completed)
+
+
+_CARRYING: list[tuple[dict[str, Any] | None, type[Outcome]]] = [
+    (None, Completed),
+    ({"kind": "filtered"}, Rejected),
+    ({"kind": "status", "status": 400}, Rejected),
+    ({"kind": "status", "status": 401}, Halted),
+    ({"kind": "status", "status": 429, "retry_after_s": 7}, Throttled),
+    ({"kind": "status", "status": 500}, Failed),
+    ({"kind": "huge", "bytes": 10_000_000}, Failed),
+    ({"kind": "cut", "for_s": 30}, Throttled),
+]
+
+
+@pytest.mark.parametrize("format", _FORMATS)
+@pytest.mark.parametrize(("fault", "kind"), _CARRYING, ids=lambda value: str(value)[:40])
+async def test_every_kind_of_outcome_carries_the_providers_limits(
+    provider: _Provider, format: str, fault: dict[str, Any] | None, kind: type[Outcome]
+) -> None:
+    """Both dimensions, as the simulator's headers have them in each format."""
+    if fault is not None:
+        provider.fault(**fault)
+    outcome = await _call(provider.base_url, format)
+    assert type(outcome) is kind
+    assert [(quota.kind, quota.limit) for quota in outcome.quotas] == [
+        (QuotaKind.REQUESTS, 600_000),
+        (QuotaKind.TOKENS, 1_000_000_000),
+    ]
+    for quota in outcome.quotas:
+        assert quota.remaining is not None
+        assert quota.reset_s is not None
+        assert quota.resolution_s == (0.001 if format == "openai" else 1)
 
 
 @pytest.mark.parametrize(
@@ -241,8 +282,109 @@ async def test_a_cut_is_a_429_with_the_time_to_its_end(provider: _Provider) -> N
     """The outage that the demo shows, as a worker sees it."""
     provider.fault(kind="cut", for_s=30, retry_after_s=20)
     outcome = await _call(provider.base_url)
-    assert outcome == Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=20)
+    assert _without_quotas(outcome) == Throttled(
+        reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=20
+    )
     assert provider.stats("?summary=1")["timeline"][-1]["cut"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (
+            {"kind": "status", "status": 429, "code": "insufficient_quota", "for_s": 60},
+            Halted(reason=Reason.MONEY, http_status=429),
+        ),
+        (
+            {"kind": "status", "status": 401, "for_s": 60},
+            Halted(reason=Reason.CREDENTIALS, http_status=401),
+        ),
+    ],
+    ids=["no credit", "no key"],
+)
+async def test_an_error_of_the_whole_account_strikes_every_call_until_it_is_over(
+    provider: _Provider, fault: dict[str, Any], expected: Outcome
+) -> None:
+    """Not one call gets through: what a circuit is for."""
+    provider.fault(**fault)
+    async with _caller(provider.base_url) as caller:
+        for number in range(3):
+            assert _without_quotas(await caller.call(_request(number))) == expected
+        provider.clear_faults()
+        assert isinstance(await caller.call(_request()), Completed)
+
+
+def test_spent_credit_is_written_as_the_vendor_writes_it(provider: _Provider) -> None:
+    """Type and code of its own, and no time to wait, since none helps."""
+    provider.fault(kind="status", status=429, code="insufficient_quota", for_s=60)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    answer = httpx.post(f"{provider.base_url}/chat/completions", json=body, trust_env=False)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (
+        429,
+        "insufficient_quota",
+        "insufficient_quota",
+    )
+    assert not [name for name in answer.headers if name.startswith("retry-after")]
+
+
+@pytest.mark.parametrize("format", _FORMATS)
+async def test_a_shortage_of_capacity_is_an_overload_without_a_wait(provider: _Provider, format: str) -> None:
+    """Calls up to the bound are answered, the one above it is not."""
+    provider.fault(kind="slow", delay_s=60, for_s=60)
+    provider.fault(kind="capacity", concurrency=2, for_s=60)
+    async with _caller(provider.base_url, format, timeout_s=60) as caller, asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(caller.call(_request(number))) for number in range(2)]
+        await wait_until(lambda: provider.stats("?summary=1")["in_flight"] == 2, what="2 in flight")
+        overloaded = await caller.call(_request(2))
+        for call in calls:
+            call.cancel()
+    assert _without_quotas(overloaded) == Throttled(
+        reason=Reason.OVERLOADED, http_status=503 if format == "openai" else 529
+    )
+    assert len(overloaded.quotas) == 2
+    assert provider.last_call()["fault"] == "capacity"
+
+
+async def test_more_calls_at_once_than_an_account_may_make_are_told_so() -> None:
+    """A 429 with a short wait in one format, an overload in the other."""
+    provider = _Provider("--concurrency", "1")
+    try:
+        provider.fault(kind="slow", delay_s=60, for_s=60)
+        async with _caller(provider.base_url) as caller, asyncio.TaskGroup() as tasks:
+            held = tasks.create_task(caller.call(_request()))
+            await wait_until(lambda: provider.stats("?summary=1")["in_flight"] == 1, what="1 in flight")
+            refused = await caller.call(_request(1))
+            overloaded = await _call(provider.base_url, "anthropic")
+            held.cancel()
+        assert _without_quotas(refused) == Throttled(
+            reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=0.5
+        )
+        assert _without_quotas(overloaded) == Throttled(reason=Reason.OVERLOADED, http_status=529)
+        assert provider.stats("?summary=1")["most_in_flight"] == 2
+    finally:
+        provider.process.kill()
+        provider.process.wait()
+
+
+async def test_limits_of_input_and_output_are_reported_apart() -> None:
+    """As options of the provider, and as reports of the client; strangers' use is seen in them."""
+    provider = _Provider("--input-tokens-per-minute", "60000", "--output-tokens-per-minute", "30000")
+    try:
+        outcome = await _call(provider.base_url, "anthropic")
+        assert [(quota.kind, quota.limit) for quota in outcome.quotas] == [
+            (QuotaKind.REQUESTS, 3000),
+            (QuotaKind.TOKENS, 250_000),
+            (QuotaKind.INPUT_TOKENS, 60_000),
+            (QuotaKind.OUTPUT_TOKENS, 30_000),
+        ]
+        assert provider.fault(kind="strangers", share=0.5, for_s=60).status_code == 200
+        await wait_until(
+            lambda: min(provider.stats("?summary=1")["strangers"].values()) > 0, what="strangers at work"
+        )
+    finally:
+        provider.process.kill()
+        provider.process.wait()
 
 
 async def test_a_thousand_calls_are_on_the_wire_at_once(provider: _Provider) -> None:
@@ -380,7 +522,7 @@ async def test_neither_prompt_nor_answer_nor_key_is_logged_or_shown(
         rejected = await caller.call(_request(text=f"My name is {_CANARY}"))
         completed = await caller.call(_request(text=f"My name is {_CANARY}"))
     assert isinstance(completed, Completed)
-    assert rejected == Rejected(reason=Reason.BAD_REQUEST, http_status=400)
+    assert _without_quotas(rejected) == Rejected(reason=Reason.BAD_REQUEST, http_status=400)
     shown = caplog.text + repr(caller) + repr(vars(caller)) + repr(rejected)
     assert _CANARY not in shown
     assert _KEY not in shown
@@ -446,7 +588,7 @@ async def test_a_window_refuses_for_a_time_and_a_call_above_it_for_good(enforcem
             too_large = await caller.call(_request(text="x" * 4000))
             assert isinstance(await caller.call(_request()), Completed)
             refused = await caller.call(_request())
-        assert too_large == Rejected(reason=Reason.PROMPT_TOO_LARGE, http_status=429)
+        assert _without_quotas(too_large) == Rejected(reason=Reason.PROMPT_TOO_LARGE, http_status=429)
         assert isinstance(refused, Throttled)
         assert refused.retry_after_s is not None
         assert 0 < refused.retry_after_s <= 6000
@@ -476,6 +618,8 @@ def test_what_the_provider_cannot_do_is_wrong_usage() -> None:
     for options, said in (
         (["--requests-per-minute", "0"], "must be above 0"),
         (["--window-s", "0"], "must be above 0"),
+        (["--concurrency", "0"], "must be above 0"),
+        (["--output-tokens-per-minute", "-1"], "must be above 0"),
         (["--enforcement", "log", "--requests-per-minute", "30", "--window-s", "1"], "raise --window-s"),
     ):
         done = subprocess.run(

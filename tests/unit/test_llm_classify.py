@@ -21,6 +21,8 @@ from sluicegate.llm.outcomes import (
     Failed,
     Halted,
     Outcome,
+    QuotaKind,
+    QuotaReport,
     Reason,
     Rejected,
     Throttled,
@@ -232,6 +234,45 @@ def test_an_error_inside_a_200_is_the_error_and_no_answer(body: object, expected
 def test_a_200_that_is_no_answer_is_malformed(format: str, raw: bytes) -> None:
     """Empty, HTML, truncated and misshapen answers count as the provider's failure."""
     assert _read(format, 200, None, raw=raw) == _failed(Reason.MALFORMED_ANSWER, 200)
+
+
+_ANSWERS: list[tuple[int, bytes | None, type[Outcome]]] = [
+    (200, b'{"choices": [{"message": {"content": "hi"}}]}', Completed),
+    (200, b'{"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}', Rejected),
+    (200, b'{"error": {"code": 429}}', Throttled),
+    (200, b"<html></html>", Failed),
+    (200, None, Failed),
+    (302, b"", Failed),
+    (400, b"{}", Rejected),
+    (401, b"{}", Halted),
+    (429, b"{}", Throttled),
+    (429, b'{"error": {"code": "insufficient_quota"}}', Halted),
+    (500, None, Failed),
+    (503, b"{}", Throttled),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), _ANSWERS)
+def test_every_outcome_of_an_answer_carries_what_its_headers_say_of_the_limits(
+    status: int, body: bytes | None, kind: type[Outcome]
+) -> None:
+    """Whatever became of the call, the limiter learns from it."""
+    headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-reset-requests": "20ms"}
+    outcome = read_response(wire_format("openai"), _REQUEST, status, headers, body, 0.0)
+    assert type(outcome) is kind
+    assert outcome.quotas == (
+        QuotaReport(kind=QuotaKind.REQUESTS, limit=60, reset_s=0.02, resolution_s=0.001),
+    )
+
+
+def test_an_answer_larger_than_is_read_is_the_providers_failure() -> None:
+    """An error stays the error that its status says; only an answer needs its body."""
+    assert read_response(wire_format("openai"), _REQUEST, 200, {}, None, 0.0) == _failed(
+        Reason.ANSWER_TOO_LARGE, 200
+    )
+    assert read_response(wire_format("openai"), _REQUEST, 500, {}, None, 0.0) == _failed(
+        Reason.SERVER_ERROR, 500
+    )
 
 
 _SHAPES = ("choices", "message", "content", "finish_reason", "refusal", "stop_reason")

@@ -17,8 +17,10 @@ from sluicegate.local.provider.ideal import (
     read_timeline,
     write_period,
 )
-from sluicegate.local.provider.quota import Enforcement, Limits, Quota
+from sluicegate.local.provider.quota import Dimension, Enforcement, Limits, Quota
 from sluicegate.local.provider.timeline import Cut, Timeline
+
+_CALL = {Dimension.REQUESTS: 1, Dimension.TOKENS: 1}
 
 
 def _limits(
@@ -41,7 +43,8 @@ def _cut(start_at: float, end_at: float, *, retry_after_s: float = 9.0, fixed: b
 
 
 def _ideal(timeline: tuple[Period, ...], requests: float, tokens: float = 0, latency_s: float = 0.1) -> float:
-    return ideal_s(timeline, started_at=100, requests=requests, tokens=tokens, latency_s=latency_s)
+    used = {Dimension.REQUESTS: requests, Dimension.TOKENS: tokens}
+    return ideal_s(timeline, started_at=100, used=used, latency_s=latency_s)
 
 
 def test_fifteen_hundred_calls_at_fifty_a_second_need_twenty_nine_point_nine_seconds() -> None:
@@ -81,7 +84,7 @@ def test_no_caller_is_faster_than_the_ideal_and_a_greedy_one_reaches_it(
     quota = Quota(_limits(rate), 100)
     at, left = 100.0, count
     while left:
-        if timeline.cut_at(at) or quota.take(1, at) > 0:
+        if timeline.cut_at(at) or quota.take(_CALL, at) > 0:
             at += 0.001
         else:
             left -= 1
@@ -209,7 +212,7 @@ def test_a_greedy_caller_of_windows_reaches_the_ideal_exactly(
         if at == change_at:
             quota.change(_limits(changed, 600, enforcement, window_s=2.5), at)
         if at >= started_at and not timeline.cut_at(at):
-            while given < count and quota.take(1, at) == 0:
+            while given < count and quota.take(_CALL, at) == 0:
                 given += 1
         if given == count:
             break
@@ -221,4 +224,5 @@ def test_a_greedy_caller_of_windows_reaches_the_ideal_exactly(
 
 
 def _ideal_from(timeline: tuple[Period, ...], started_at: float, count: int) -> float:
-    return ideal_s(timeline, started_at=started_at, requests=count, tokens=count, latency_s=0)
+    used = {Dimension.REQUESTS: count, Dimension.TOKENS: count}
+    return ideal_s(timeline, started_at=started_at, used=used, latency_s=0)

@@ -13,6 +13,7 @@ from sluicegate.local.provider.quota import Enforcement, Limits
 from sluicegate.local.provider.simulator import (
     Admitted,
     Configuration,
+    Crowded,
     Refused,
     Simulator,
     StruckEarly,
@@ -33,6 +34,9 @@ class _World:
         burst_s: float = 1.0,
         enforcement: Enforcement = Enforcement.BUCKET,
         window_s: float = 60,
+        input_tokens: float | None = None,
+        output_tokens: float | None = None,
+        concurrency: int | None = None,
     ) -> None:
         self.now_s = _START_S
         self.dice = 0.5
@@ -40,11 +44,13 @@ class _World:
             enforcement=enforcement,
             requests_per_minute=requests,
             tokens_per_minute=tokens,
+            input_tokens_per_minute=input_tokens,
+            output_tokens_per_minute=output_tokens,
             burst_s=burst_s,
             window_s=window_s,
         )
         self.simulator = Simulator(
-            Configuration(limits=limits, latency_ms=100, jitter_ms=50),
+            Configuration(limits=limits, concurrency=concurrency, latency_ms=100, jitter_ms=50),
             now_s=lambda: self.now_s,
             random=lambda: self.dice,
         )
@@ -64,6 +70,15 @@ class _World:
             self.simulator.answered(sequence, format, verdict.answer)
         self.simulator.finish(sequence, status=200, completion_tokens=0, whole=True)
         return verdict
+
+    def begin(self, format: Format | None = None) -> tuple[int, Verdict]:
+        """A call that stays in flight until it is finished."""
+        format = format or OpenAI()
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+        return self.simulator.receive(format, format.read(body), "e/reply/1")
+
+    def end(self, sequence: int) -> None:
+        self.simulator.finish(sequence, status=200, completion_tokens=0, whole=True)
 
     def fault(self, **spec: Any) -> None:
         self.simulator.begin_fault(orjson.dumps(spec))
@@ -304,6 +319,7 @@ def test_levels_of_windows_are_what_may_go_at_once(enforcement: Enforcement) -> 
     world = _World(requests=600, tokens=60_000, enforcement=enforcement, window_s=6)
     world.call()
     stats = world.simulator.stats()
+    assert stats["strangers"] == {"requests": 0, "tokens": 0}
     assert stats["levels"] == {
         "requests": {"available": 59, "capacity": 60},
         "tokens": {"available": 5900, "capacity": 6000},
@@ -354,3 +370,138 @@ def test_an_error_says_what_was_asked_for() -> None:
     """Each part may be set, the others are the provider's usual words."""
     assert OpenAI().error(429, ErrorText(code="slow_down"))["error"]["code"] == "slow_down"
     assert Anthropic().error(529, ErrorText())["error"]["type"] == "overloaded_error"
+
+
+@pytest.mark.parametrize("enforcement", list(Enforcement))
+def test_a_prompt_that_input_has_no_room_for_is_refused(enforcement: Enforcement) -> None:
+    """Though tokens in all, and output, have plenty; another format does not know that limit."""
+    world = _World(tokens=1e6, input_tokens=60_000, enforcement=enforcement, window_s=1)
+    while isinstance(world.call(Anthropic(), text="x" * 400), Admitted):
+        pass
+    verdict = world.call(Anthropic(), text="x" * 400)
+    assert isinstance(verdict, Refused)
+    assert 0 < verdict.wait_s <= 1
+    world = _World(tokens=1e6, input_tokens=1000, output_tokens=1000)
+    assert world.call(Anthropic(), text="x" * 4004) == Refused(wait_s=math.inf)
+    assert isinstance(world.call(OpenAI(), text="x" * 4004), Admitted)
+
+
+@pytest.mark.parametrize("enforcement", list(Enforcement))
+def test_output_in_debt_refuses_calls_until_it_is_paid(enforcement: Enforcement) -> None:
+    """What an answer took is charged when it is given; max_tokens reserves nothing of it."""
+    world = _World(requests=6000, tokens=1e6, output_tokens=300, enforcement=enforcement, window_s=6)
+    verdicts = [world.call(Anthropic(), max_tokens=3000) for _ in range(20)]
+    refused = next(verdict for verdict in verdicts if isinstance(verdict, Refused))
+    assert 0 < refused.wait_s < math.inf
+    assert isinstance(world.call(OpenAI()), Admitted)
+    world.now_s += refused.wait_s + 1e-6
+    assert isinstance(world.call(Anthropic()), Admitted)
+
+
+def test_limited_input_and_output_have_headers_and_levels_of_their_own() -> None:
+    """Of Anthropic's answers alone, and only while they are limited."""
+    world = _World(input_tokens=30_000, output_tokens=12_000)
+    verdict = world.call(Anthropic(), text="x" * 400)
+    assert isinstance(verdict, Admitted)
+    headers = world.simulator.quota_headers(Anthropic())
+    assert headers["anthropic-ratelimit-input-tokens-limit"] == "30000"
+    assert headers["anthropic-ratelimit-input-tokens-remaining"] == "29900"
+    assert headers["anthropic-ratelimit-output-tokens-limit"] == "12000"
+    assert headers["anthropic-ratelimit-output-tokens-remaining"] == str(12_000 - verdict.answer.tokens)
+    assert headers["anthropic-ratelimit-output-tokens-reset"] == "2027-01-15T08:00:01Z"
+    assert len(headers) == 12
+    assert len(world.simulator.quota_headers(OpenAI())) == 6
+    assert len(_World().simulator.quota_headers(Anthropic())) == 6
+    stats = world.simulator.stats()
+    assert list(stats["levels"]) == ["requests", "tokens", "input_tokens", "output_tokens"]
+    assert stats["configuration"]["input_tokens_per_minute"] == 30_000
+    assert _World().simulator.stats()["configuration"]["input_tokens_per_minute"] is None
+
+
+def test_input_and_output_are_limited_from_now_on_by_a_fault() -> None:
+    """What had no limit gets one, and keeps what it used once it has."""
+    world = _World(tokens=1e6)
+    world.now_s += 1
+    world.fault(kind="limits", input_tokens_per_minute=6000)
+    for _ in range(40):
+        assert isinstance(world.call(Anthropic(), text="x" * 400), Admitted)
+        world.now_s += 0.1
+    world.fault(kind="limits", input_tokens_per_minute=12_000, output_tokens_per_minute=600)
+    stats = world.simulator.stats()
+    assert [period["input_tokens_per_minute"] for period in stats["timeline"]] == [None, 6000, 12_000]
+    assert [period["output_tokens_per_minute"] for period in stats["timeline"]] == [None, None, 600]
+    # 40 prompts of 100 less 4 s of 100 a second.
+    assert stats["levels"]["input_tokens"] == {
+        "available": pytest.approx(4096 - 3600),
+        "capacity": 4096,
+    }
+
+
+def test_input_tokens_bind_the_ideal_when_they_need_longest() -> None:
+    """Fifty prompts of 100 tokens at 100 a second, after what may come at once."""
+    world = _World(requests=6000, tokens=1e6, input_tokens=6000)
+    calls = 0
+    while calls < 50:
+        calls += isinstance(world.call(Anthropic(), text="x" * 400), Admitted)
+        world.now_s += 0.01
+    ideal = world.simulator.stats()["ideal"]
+    assert ideal["ideal_s"] == pytest.approx((5000 - 4096) / 100 + 0.1)
+
+
+def test_more_calls_at_once_than_the_account_may_make_are_refused_in_each_format() -> None:
+    """Until one ends; they charge nothing, and the most that ever was in flight is told."""
+    world = _World(concurrency=2)
+    first, _ = world.begin()
+    world.begin()
+    assert [world.begin(format)[1] for format in (OpenAI(), Anthropic())] == [
+        Crowded(status=429),
+        Crowded(status=529),
+    ]
+    for sequence in (2, 3):
+        world.end(sequence)
+    world.end(first)
+    assert isinstance(world.begin()[1], Admitted)
+    assert world.charged() == [5, 5, 0, 0, 5]
+    stats = world.simulator.stats()
+    assert (stats["in_flight"], stats["most_in_flight"], stats["counts"]["refused"]) == (2, 4, 2)
+    assert stats["configuration"]["concurrency"] == 2
+
+
+def test_a_shortage_of_capacity_refuses_above_its_bound_for_its_time() -> None:
+    """Without a limit of the account; the calls are struck by it, the newest one holds."""
+    world = _World()
+    world.fault(kind="capacity", concurrency=5, for_s=60)
+    world.fault(kind="capacity", concurrency=1, for_s=10)
+    world.begin()
+    assert [world.begin(format)[1] for format in (OpenAI(), Anthropic())] == [
+        Crowded(status=503),
+        Crowded(status=529),
+    ]
+    assert [row["fault"] for row in world.simulator.log.rows()] == [None, "capacity", "capacity"]
+    assert [(fault["struck"], fault["active"]) for fault in world.simulator.stats()["faults"]] == [
+        (0, False),
+        (2, True),
+    ]
+    world.now_s += 10
+    assert isinstance(world.begin()[1], Admitted)
+
+
+def test_clearing_ends_a_shortage() -> None:
+    """Even one of no calls at all, that has no end."""
+    world = _World()
+    world.fault(kind="capacity", concurrency=0)
+    assert isinstance(world.begin()[1], Crowded)
+    world.simulator.clear_faults()
+    assert isinstance(world.begin()[1], Admitted)
+
+
+def test_an_error_of_the_whole_account_is_what_the_vendor_sends() -> None:
+    """Spent credit has a type of its own under the status of a rate limit; a bad key has a code."""
+    assert OpenAI().error(429, ErrorText(code="insufficient_quota"))["error"] == {
+        "message": "The simulator answered 429.",
+        "type": "insufficient_quota",
+        "param": None,
+        "code": "insufficient_quota",
+    }
+    assert OpenAI().error(401, ErrorText())["error"]["code"] == "invalid_api_key"
+    assert Anthropic().error(401, ErrorText())["error"]["type"] == "authentication_error"

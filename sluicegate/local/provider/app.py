@@ -21,10 +21,12 @@ from sluicegate.local.provider.faults import (
     StatusFault,
 )
 from sluicegate.local.provider.formats import Anthropic, ErrorText, Format, OpenAI
-from sluicegate.local.provider.simulator import Admitted, Refused, Simulator, StruckEarly
+from sluicegate.local.provider.simulator import Admitted, Crowded, Refused, Simulator, StruckEarly
 
 _LARGEST_REQUEST_BYTES = 64 * 1024 * 1024
 _ROWS_AT_ONCE = 2000
+_TOO_MANY = 429
+_CROWDED_WAIT_S = 0.5
 _SLOW_PIECES = 20
 _HUGE_CHUNK = b" " * 65536
 _HTML = b"<!doctype html><html><body><h1>Bad gateway</h1></body></html>"
@@ -125,6 +127,8 @@ class _Exchange:
             match verdict:
                 case Refused():
                     return await self._refuse(verdict.wait_s)
+                case Crowded():
+                    return await self._turn_away(verdict.status)
                 case StruckEarly():
                     return await self._strike_early(verdict.fault)
                 case Admitted():
@@ -154,7 +158,15 @@ class _Exchange:
                 type="tokens" if self._format.name == "openai" else "request_too_large",
                 message="Request too large: it needs more tokens than the limit ever admits.",
             )
-        return await self._send(429, orjson.dumps(self._format.error(429, text)), headers)
+        return await self._send(_TOO_MANY, orjson.dumps(self._format.error(_TOO_MANY, text)), headers)
+
+    async def _turn_away(self, status: int) -> web.StreamResponse:
+        """A limit of the account names a short wait; a provider that is overloaded knows none."""
+        headers, text = self._quota_headers(), ErrorText(message="Overloaded")
+        if status == _TOO_MANY:
+            headers.update(self._format.retry_headers(_CROWDED_WAIT_S))
+            text = ErrorText(message="Too many concurrent requests. Try again in a moment.")
+        return await self._send(status, orjson.dumps(self._format.error(status, text)), headers)
 
     async def _strike_early(self, fault: StatusFault | RedirectFault) -> web.StreamResponse:
         match fault:
@@ -282,7 +294,7 @@ class _Exchange:
         return response
 
     def _quota_headers(self) -> dict[str, str]:
-        return self._format.quota_headers(self._simulator.quota, self._simulator.now_s())
+        return self._simulator.quota_headers(self._format)
 
 
 def _json(status: int, body: object) -> web.Response:

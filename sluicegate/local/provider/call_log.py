@@ -53,6 +53,7 @@ class CallLog:
         self.refused = 0
         self.answered = 0
         self.in_flight = 0
+        self.most_in_flight = 0
         self.tokens_charged = 0
         self.by_status: Counter[int] = Counter()
         self.first_admitted_at: float | None = None
@@ -81,6 +82,7 @@ class CallLog:
         chunk.id_ends.append(len(chunk.ids))
         self.calls += 1
         self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         return self.calls - 1
 
     def admit(self, sequence: int, tokens: int, now_s: float) -> None:

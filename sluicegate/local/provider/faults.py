@@ -16,7 +16,18 @@ Kinds that change the quota:
 
 - `cut`: for `for_s` every call is answered 429 with Retry-After `retry_after_s`, counted down to the end of
   the cut unless `fixed`; nothing announces it
-- `limits`: `requests_per_minute`, `tokens_per_minute` from now on
+- `limits`: `requests_per_minute`, `tokens_per_minute`, `input_tokens_per_minute`,
+  `output_tokens_per_minute` from now on
+- `strangers`: somebody else takes `share` of every rate, evenly, as far as it is there; for `for_s`, or until
+  it is cleared
+
+The kind that changes what the provider can bear:
+
+- `capacity`: above `concurrency` calls in flight, calls are answered 503 (OpenAI) or 529 (Anthropic) without
+  a time to wait; for `for_s`, or until it is cleared
+
+Of `strangers` and of `capacity` the newest holds. What concerns every call (credentials, credit) is a
+`status` for a time: `{"kind": "status", "status": 429, "code": "insufficient_quota", "for_s": 10}`.
 """
 
 from __future__ import annotations
@@ -98,12 +109,30 @@ class LimitsFault(_Fault):
     kind: Literal["limits"]
     requests_per_minute: _Positive | None = None
     tokens_per_minute: _Positive | None = None
+    input_tokens_per_minute: _Positive | None = None
+    output_tokens_per_minute: _Positive | None = None
+
+
+class StrangersFault(_Fault):
+    """Somebody else who uses the same quota."""
+
+    kind: Literal["strangers"]
+    share: Annotated[float, Field(gt=0, le=1)]
+    for_s: _Positive | None = None
+
+
+class CapacityFault(_Fault):
+    """Fewer calls at once than usual; no account's limit, and nothing says when it is over."""
+
+    kind: Literal["capacity"]
+    concurrency: Annotated[int, Field(ge=0)]
+    for_s: _Positive | None = None
 
 
 EarlyFault = StatusFault | RedirectFault
 LateFault = SlowFault | HugeFault | BrokenFault
 Strike = EarlyFault | LateFault
-Fault = Strike | CutFault | LimitsFault
+Fault = Strike | CutFault | LimitsFault | StrangersFault | CapacityFault
 
 _FAULT: TypeAdapter[Fault] = TypeAdapter(Annotated[Fault, Field(discriminator="kind")])
 
@@ -141,26 +170,27 @@ class FaultPlan:
         self._random = random
         self._all: list[_Entry] = []
         self._striking: list[_Entry] = []
+        self._shortage: tuple[_Entry, CapacityFault] | None = None
 
     def add(self, fault: Fault, now_s: float) -> None:
         """Begin a fault now."""
-        calls_left, for_s = None, None
+        for_s = None if isinstance(fault, LimitsFault) else fault.for_s
+        calls_left = None
         if isinstance(fault, _Strike):
-            for_s = fault.for_s
             calls_left = 1 if fault.calls is None and for_s is None else fault.calls
-        elif isinstance(fault, CutFault):
-            for_s = fault.for_s
+        elif isinstance(fault, StrangersFault | CapacityFault):
+            self._end(lambda earlier: isinstance(earlier, type(fault)), now_s)
         ends_at = None if for_s is None else now_s + for_s
         entry = _Entry(at=now_s, fault=fault, calls_left=calls_left, ends_at=ends_at)
         self._all.append(entry)
         if isinstance(fault, _Strike):
             self._striking.append(entry)
+        elif isinstance(fault, CapacityFault):
+            self._shortage = entry, fault
 
     def clear(self, now_s: float) -> None:
         """End every fault but changes of the limits."""
-        for entry in self._all:
-            if not isinstance(entry.fault, LimitsFault) and entry.is_active(now_s):
-                entry.ends_at = now_s
+        self._end(lambda fault: not isinstance(fault, LimitsFault), now_s)
         self._striking.clear()
 
     def strike_early(self, request_id: str, now_s: float) -> EarlyFault | None:
@@ -177,9 +207,14 @@ class FaultPlan:
                 return entry.fault
         return None
 
-    def count_cut(self) -> None:
-        """Count a call that the running cut refused."""
-        next(entry for entry in reversed(self._all) if isinstance(entry.fault, CutFault)).struck += 1
+    def capacity(self, now_s: float) -> CapacityFault | None:
+        """Return the shortage of capacity that holds, if one does."""
+        held = self._shortage
+        return held[1] if held is not None and held[0].is_active(now_s) else None
+
+    def count(self, kind: type[CutFault | CapacityFault]) -> None:
+        """Count a call that the newest cut or shortage refused."""
+        next(entry for entry in reversed(self._all) if isinstance(entry.fault, kind)).struck += 1
 
     def report(self, now_s: float) -> list[Mapping[str, Any]]:
         """Return every fault ever asked for, as `GET /stats` shows them."""
@@ -193,6 +228,11 @@ class FaultPlan:
             }
             for entry in self._all
         ]
+
+    def _end(self, is_meant: Callable[[Fault], bool], now_s: float) -> None:
+        for entry in self._all:
+            if is_meant(entry.fault) and entry.is_active(now_s):
+                entry.ends_at = now_s
 
     def _candidates(self, request_id: str, now_s: float) -> list[_Entry]:
         if not self._striking:

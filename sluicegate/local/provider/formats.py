@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sluicegate.local.provider.answers import Answer, Question
-from sluicegate.local.provider.meters import Meter
-from sluicegate.local.provider.quota import Quota
+from sluicegate.local.provider.quota import Dimension, Quota
 
 _DEFAULT_MAX_TOKENS = 4096
 Json = Mapping[str, Any]
@@ -26,18 +25,24 @@ class ErrorText:
 
 
 class Format(Protocol):
-    """One provider's format. `charge` is what the quota takes when it admits a call."""
+    """One provider's format. `charge` is what the quota takes when it admits a call.
+
+    `crowded_status` answers more calls at once than an account may make, `overloaded_status` more than the
+    provider can bear.
+    """
 
     name: str
+    crowded_status: int
+    overloaded_status: int
 
     def read(self, body: Json) -> Question:
         """Return the question. Raises ValueError when the body is not of this format."""
 
-    def charge(self, question: Question) -> int:
-        """Return the tokens that are charged when the call is admitted."""
+    def charge(self, question: Question) -> Mapping[Dimension, int]:
+        """Return what is charged when the call is admitted."""
 
-    def charge_answer(self, answer: Answer) -> int:
-        """Return the tokens that are charged when the answer is given."""
+    def charge_answer(self, answer: Answer) -> Mapping[Dimension, int]:
+        """Return what is charged when the answer is given."""
 
     def answer(self, question: Question, answer: Answer, sequence: int, *, filtered: bool) -> Json:
         """Return the body of a 200."""
@@ -56,12 +61,16 @@ class OpenAI:
     """Chat completions: the prompt at four bytes a token, but never less than max_tokens, charged at once."""
 
     name = "openai"
+    crowded_status = 429
+    overloaded_status = 503
     _USUAL: Mapping[int, tuple[str, str | None]] = {
         400: ("invalid_request_error", None),
         401: ("invalid_request_error", "invalid_api_key"),
         404: ("invalid_request_error", "model_not_found"),
         429: ("requests", "rate_limit_exceeded"),
     }
+    # Under the status of a rate limit, but of a type of its own.
+    _TYPE_OF_CODE: Mapping[str | None, str] = {"insufficient_quota": "insufficient_quota"}
 
     def read(self, body: Json) -> Question:
         """Read model, messages, max_tokens or max_completion_tokens, and response_format."""
@@ -72,13 +81,14 @@ class OpenAI:
         max_tokens = body.get("max_completion_tokens", body.get("max_tokens"))
         return _question(body, texts, roles, max_tokens, asks_for_object or "json" in system.lower())
 
-    def charge(self, question: Question) -> int:
+    def charge(self, question: Question) -> Mapping[Dimension, int]:
         """The vendor's documented rule: max(max_tokens, estimate of the prompt)."""
-        return max(question.max_tokens or 0, question.prompt_tokens)
+        tokens = max(question.max_tokens or 0, question.prompt_tokens)
+        return {Dimension.REQUESTS: 1, Dimension.TOKENS: tokens}
 
-    def charge_answer(self, answer: Answer) -> int:
+    def charge_answer(self, answer: Answer) -> Mapping[Dimension, int]:
         """Nothing: the reservation stays."""
-        return 0
+        return {}
 
     def answer(self, question: Question, answer: Answer, sequence: int, *, filtered: bool) -> Json:
         """One choice, and the usage."""
@@ -110,7 +120,7 @@ class OpenAI:
         return {
             "error": {
                 "message": text.message or f"The simulator answered {status}.",
-                "type": text.type or kind,
+                "type": text.type or self._TYPE_OF_CODE.get(text.code, kind),
                 "param": None,
                 "code": text.code or code,
             }
@@ -119,10 +129,12 @@ class OpenAI:
     def quota_headers(self, quota: Quota, now_s: float) -> dict[str, str]:
         """`x-ratelimit-*`: remaining of the minute or window, and the time until nothing is used."""
         headers = {}
-        for name, limit, left, meter in _dimensions(quota, now_s):
-            headers[f"x-ratelimit-limit-{name}"] = str(int(limit))
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(left)))
-            headers[f"x-ratelimit-reset-{name}"] = _duration(meter.full_in_s(now_s))
+        for dimension in (Dimension.REQUESTS, Dimension.TOKENS):
+            limit, left = quota.per_minute[dimension], quota.left(dimension, now_s)
+            full_in_s = quota.meters[dimension].full_in_s(now_s)
+            headers[f"x-ratelimit-limit-{dimension}"] = str(int(limit))
+            headers[f"x-ratelimit-remaining-{dimension}"] = str(max(0, math.floor(left)))
+            headers[f"x-ratelimit-reset-{dimension}"] = _duration(full_in_s)
         return headers
 
     def retry_headers(self, wait_s: float) -> dict[str, str]:
@@ -131,9 +143,15 @@ class OpenAI:
 
 
 class Anthropic:
-    """Messages: the prompt is charged when admitted, the output when given; max_tokens reserves nothing."""
+    """Messages: the prompt is charged when admitted, the output when given; max_tokens reserves nothing.
+
+    Where input and output have limits of their own, each is charged there too, and no call is admitted while
+    the output is in debt.
+    """
 
     name = "anthropic"
+    crowded_status = 529
+    overloaded_status = 529
     _USUAL: Mapping[int, str] = {
         400: "invalid_request_error",
         401: "authentication_error",
@@ -155,13 +173,18 @@ class Anthropic:
         system = _text(body.get("system", ""))
         return _question(body, [system, *texts], ["system", *roles], max_tokens, "json" in system.lower())
 
-    def charge(self, question: Question) -> int:
-        """The prompt."""
-        return question.prompt_tokens
+    def charge(self, question: Question) -> Mapping[Dimension, int]:
+        """The prompt, and no output yet."""
+        return {
+            Dimension.REQUESTS: 1,
+            Dimension.TOKENS: question.prompt_tokens,
+            Dimension.INPUT_TOKENS: question.prompt_tokens,
+            Dimension.OUTPUT_TOKENS: 0,
+        }
 
-    def charge_answer(self, answer: Answer) -> int:
+    def charge_answer(self, answer: Answer) -> Mapping[Dimension, int]:
         """What was really given out."""
-        return answer.tokens
+        return {Dimension.TOKENS: answer.tokens, Dimension.OUTPUT_TOKENS: answer.tokens}
 
     def answer(self, question: Question, answer: Answer, sequence: int, *, filtered: bool) -> Json:
         """One text block, and the usage."""
@@ -191,8 +214,9 @@ class Anthropic:
     def quota_headers(self, quota: Quota, now_s: float) -> dict[str, str]:
         """`anthropic-ratelimit-*` with the moment of the reset in RFC 3339, whole seconds."""
         headers = {}
-        for name, limit, left, meter in _dimensions(quota, now_s):
-            full_at = time.gmtime(math.ceil(now_s + meter.full_in_s(now_s)))
+        for dimension, limit in quota.per_minute.items():
+            name, left = dimension.replace("_", "-"), quota.left(dimension, now_s)
+            full_at = time.gmtime(math.ceil(now_s + quota.meters[dimension].full_in_s(now_s)))
             headers[f"anthropic-ratelimit-{name}-limit"] = str(int(limit))
             headers[f"anthropic-ratelimit-{name}-remaining"] = str(max(0, math.floor(left)))
             headers[f"anthropic-ratelimit-{name}-reset"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", full_at)
@@ -201,16 +225,6 @@ class Anthropic:
     def retry_headers(self, wait_s: float) -> dict[str, str]:
         """Whole seconds: this provider has nothing finer."""
         return {"retry-after": str(math.ceil(wait_s))}
-
-
-def _dimensions(quota: Quota, now_s: float) -> tuple[tuple[str, float, float, Meter], ...]:
-    """Name, limit a minute, what is left, and the meter."""
-    limits = quota.limits
-    requests_left, tokens_left = quota.left_of_limit(now_s)
-    return (
-        ("requests", limits.requests_per_minute, requests_left, quota.requests),
-        ("tokens", limits.tokens_per_minute, tokens_left, quota.tokens),
-    )
 
 
 def _duration(seconds: float) -> str:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, assert_never
 
 from sluicegate.local.provider.greedy import Flow, Greedy, given_at, given_before
-from sluicegate.local.provider.quota import Enforcement
+from sluicegate.local.provider.quota import Dimension, Enforcement, Limits
 
 _S_PER_MINUTE = 60.0
 
 
-class _Dimension(NamedTuple):
-    """One dimension of a period: its mean rate, and what may come at once."""
+class Limited(NamedTuple):
+    """What holds for one dimension: its rate, and what may come at once."""
 
-    rate_per_s: float
+    per_minute: float
     burst: float
 
 
@@ -31,42 +31,30 @@ class Period:
     end_at: float | None
     enforcement: Enforcement
     window_s: float
-    requests_per_minute: float
-    tokens_per_minute: float
-    burst_requests: float
-    burst_tokens: float
+    limited: Mapping[Dimension, Limited]
     cut: bool = False
     retry_after_s: float | None = None
 
-    @property
-    def requests_per_s(self) -> float:
-        """Requests admitted a second; none during a cut."""
-        return 0.0 if self.cut else self.requests.rate_per_s
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens admitted a second; none during a cut."""
-        return 0.0 if self.cut else self.tokens.rate_per_s
-
-    @property
-    def requests(self) -> _Dimension:
-        """What outside cuts holds for requests."""
-        return self._dimension(self.requests_per_minute, self.burst_requests)
-
-    @property
-    def tokens(self) -> _Dimension:
-        """What outside cuts holds for tokens."""
-        return self._dimension(self.tokens_per_minute, self.burst_tokens)
-
-    def _dimension(self, per_minute: float, burst: float) -> _Dimension:
+    def rate_per_s(self, dimension: Dimension) -> float:
+        """Return the mean of what is admitted a second outside cuts; infinite when it is not limited."""
+        if dimension not in self.limited:
+            return math.inf
+        per_minute, burst = self.limited[dimension]
         # A window's limit is whole units: its rate may be a little less than the one that was asked for.
-        rate_per_s = burst / self.window_s if self.enforcement.has_window else per_minute / _S_PER_MINUTE
-        return _Dimension(rate_per_s=rate_per_s, burst=burst)
+        return burst / self.window_s if self.enforcement.has_window else per_minute / _S_PER_MINUTE
 
     def overlap_s(self, start_at: float, end_at: float) -> float:
         """Seconds that this period and [start_at, end_at) have in common."""
         own_end = math.inf if self.end_at is None else self.end_at
         return max(0.0, min(own_end, end_at) - max(self.start_at, start_at))
+
+
+def held_limits(limits: Limits) -> Mapping[Dimension, Limited]:
+    """Return what limits hold for each dimension that they limit."""
+    return {
+        dimension: Limited(per_minute=per_minute, burst=limits.burst(dimension))
+        for dimension, per_minute in limits.per_minute.items()
+    }
 
 
 def read_timeline(stats: Mapping[str, Any]) -> tuple[Period, ...]:
@@ -77,10 +65,13 @@ def read_timeline(stats: Mapping[str, Any]) -> tuple[Period, ...]:
             end_at=period["to"],
             enforcement=Enforcement(period["enforcement"]),
             window_s=period["window_s"],
-            requests_per_minute=period["requests_per_minute"],
-            tokens_per_minute=period["tokens_per_minute"],
-            burst_requests=period["burst_requests"],
-            burst_tokens=period["burst_tokens"],
+            limited={
+                dimension: Limited(
+                    per_minute=period[f"{dimension}_per_minute"], burst=period[f"burst_{dimension}"]
+                )
+                for dimension in Dimension
+                if period[f"{dimension}_per_minute"] is not None
+            },
             cut=period["cut"],
             retry_after_s=period["retry_after_s"],
         )
@@ -95,13 +86,20 @@ def write_period(period: Period) -> dict[str, Any]:
         "to": period.end_at,
         "enforcement": period.enforcement.value,
         "window_s": period.window_s,
-        "requests_per_minute": period.requests_per_minute,
-        "tokens_per_minute": period.tokens_per_minute,
-        "burst_requests": period.burst_requests,
-        "burst_tokens": period.burst_tokens,
+        **write_limits(period.limited),
         "cut": period.cut,
         "retry_after_s": period.retry_after_s,
     }
+
+
+def write_limits(limited: Mapping[Dimension, Limited]) -> dict[str, float | None]:
+    """Return rates and bursts as `GET /stats` shows them; null where nothing is limited."""
+    shown: dict[str, float | None] = {}
+    for dimension in Dimension:
+        held = limited.get(dimension)
+        shown[f"{dimension}_per_minute"] = None if held is None else held.per_minute
+        shown[f"burst_{dimension}"] = None if held is None else held.burst
+    return shown
 
 
 def admissible(timeline: Sequence[Period], start_at: float, end_at: float) -> tuple[float, float]:
@@ -110,10 +108,14 @@ def admissible(timeline: Sequence[Period], start_at: float, end_at: float) -> tu
     That is the mean rate of every model; a window's is its limit over its length. Efficiency over a span is
     the larger of requests admitted / admissible and tokens admitted / admissible: the dimension that binds.
     """
-    spans = [(period, period.overlap_s(start_at, end_at)) for period in timeline]
+    spans = [
+        (period, span_s)
+        for period in timeline
+        if not period.cut and (span_s := period.overlap_s(start_at, end_at)) > 0
+    ]
     return (
-        sum(period.requests_per_s * span_s for period, span_s in spans),
-        sum(period.tokens_per_s * span_s for period, span_s in spans),
+        sum(period.rate_per_s(Dimension.REQUESTS) * span_s for period, span_s in spans),
+        sum(period.rate_per_s(Dimension.TOKENS) * span_s for period, span_s in spans),
     )
 
 
@@ -124,44 +126,51 @@ def most_admissible(timeline: Sequence[Period], start_at: float, end_at: float) 
     window's limit at once, and as much again whenever a window has passed.
     """
     return (
-        given_before(end_at, _flows(timeline, [p.requests for p in timeline], start_at)),
-        given_before(end_at, _flows(timeline, [p.tokens for p in timeline], start_at)),
+        given_before(end_at, _flows(timeline, Dimension.REQUESTS, start_at)),
+        given_before(end_at, _flows(timeline, Dimension.TOKENS, start_at)),
     )
 
 
 def ideal_s(
-    timeline: Sequence[Period], *, started_at: float, requests: float, tokens: float, latency_s: float
+    timeline: Sequence[Period], *, started_at: float, used: Mapping[Dimension, float], latency_s: float
 ) -> float:
     """Return the seconds from `started_at` until the quota has admitted all of it and the last answer came.
 
     Nothing is used at the start, and a bucket fills during a cut. Fixed windows give their limit from the
     first call's window on, a log its whole window at the start. Infinite while a cut runs that it must
-    outlast.
+    outlast. Strangers are left out: it is what the whole quota needs.
     """
-    if requests <= 0:
+    if used.get(Dimension.REQUESTS, 0) <= 0:
         return 0.0
     done_at = max(
-        given_at(requests, started_at, _flows(timeline, [p.requests for p in timeline], started_at)),
-        given_at(tokens, started_at, _flows(timeline, [p.tokens for p in timeline], started_at)),
+        given_at(amount, started_at, _flows(timeline, dimension, started_at))
+        for dimension, amount in used.items()
     )
     return done_at - started_at + latency_s
 
 
-def _flows(timeline: Sequence[Period], dimensions: Sequence[_Dimension], started_at: float) -> Iterator[Flow]:
+def _flows(timeline: Sequence[Period], dimension: Dimension, started_at: float) -> Iterator[Flow]:
     """Give what a greedy caller is given from `started_at`, oldest first; without end if a period is."""
     state = Greedy()
-    for period, dimension in zip(timeline, dimensions, strict=True):
+    for period in timeline:
         end_at = math.inf if period.end_at is None else period.end_at
         if end_at <= started_at:
             continue
         start_at = max(period.start_at, started_at)
+        limited = period.limited.get(dimension)
+        if limited is None:
+            if not period.cut:
+                yield Flow(start_at, math.inf)
+            continue
         match period.enforcement:
             case Enforcement.BUCKET | Enforcement.SLICE:
-                yield from state.fill(*dimension, start_at, end_at, is_cut=period.cut)
+                yield from state.fill(
+                    period.rate_per_s(dimension), limited.burst, start_at, end_at, is_cut=period.cut
+                )
             case Enforcement.FIXED if not period.cut:
-                yield from state.windows(dimension.burst, period.window_s, start_at, end_at)
+                yield from state.windows(limited.burst, period.window_s, start_at, end_at)
             case Enforcement.LOG if not period.cut:
-                yield from state.log(dimension.burst, period.window_s, start_at, end_at)
+                yield from state.log(limited.burst, period.window_s, start_at, end_at)
             case Enforcement.FIXED | Enforcement.LOG:
                 pass  # a cut admits nothing, and what was taken ages all the same
             case _:

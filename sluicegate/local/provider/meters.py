@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections import deque
 from typing import Protocol
 
+# Strangers' even flow is remembered by a log in so many charges a window, however long nobody looked.
+_LOG_CELLS = 240
 # Below this a wait is the rounding of floats, not a wait.
 _ROUNDING_S = 1e-6
 
@@ -31,6 +33,12 @@ class Meter(Protocol):
 
     def full_in_s(self, now_s: float) -> float:
         """Return the time until nothing is used, if nothing more comes."""
+
+    def take_evenly(self, rate_per_s: float, from_s: float, until_s: float) -> float:
+        """Take at an even rate, at most the meter's own, but never what is not there; return what it was.
+
+        Takes bounded time, however long the span. Nothing else was charged from `from_s` on.
+        """
 
     def resize(self, rate_per_s: float, capacity: float, now_s: float) -> None:
         """Go on with another limit: what was used stays used."""
@@ -67,6 +75,15 @@ class Bucket:
     def full_in_s(self, now_s: float) -> float:
         """Return the time until the bucket is full."""
         return (self._capacity - self._filled(now_s)) / self._rate_per_s
+
+    def take_evenly(self, rate_per_s: float, from_s: float, until_s: float) -> float:
+        """Take nothing while in debt, then all of it: what flows in is never less."""
+        level, span_s = self._filled(from_s), until_s - from_s
+        in_debt_s = min(span_s, max(0.0, -level) / self._rate_per_s)
+        taken = rate_per_s * (span_s - in_debt_s)
+        self._level = min(self._capacity, level + self._rate_per_s * span_s - taken)
+        self._at_s = until_s
+        return taken
 
     def resize(self, rate_per_s: float, capacity: float, now_s: float) -> None:
         """Keep what is not yet filled again; a larger bucket hands out nothing."""
@@ -117,6 +134,28 @@ class Slices:
             return 0.0
         return self._slice + 1 + math.ceil(max(0.0, -level) / self._rate_per_s) - now_s
 
+    def take_evenly(self, rate_per_s: float, from_s: float, until_s: float) -> float:
+        """Take what each second has left of its share; seconds without debt are counted in one step."""
+        taken, at_s, last = 0.0, from_s, math.floor(until_s)
+        while at_s < until_s:
+            level = self._left(at_s)
+            if at_s == self._slice < last and level >= self._share(self._slice, self._slice):
+                taken += self._of_whole_slices(rate_per_s, self._slice, last)
+                at_s = float(last)
+                continue
+            end_s = min(until_s, self._slice + 1.0)
+            bit = max(0.0, min(level, rate_per_s * (end_s - at_s)))
+            self._level -= bit
+            taken += bit
+            at_s = end_s
+        return taken
+
+    def _of_whole_slices(self, rate_per_s: float, first: int, end: int) -> float:
+        """What an even rate finds in the seconds from first to before end: shares differ by one at most."""
+        least, count = math.floor(self._rate_per_s), end - first
+        larger = self._share(first, end - 1) - least * count
+        return (count - larger) * min(rate_per_s, least) + larger * min(rate_per_s, least + 1)
+
     def resize(self, rate_per_s: float, capacity: float, now_s: float) -> None:
         """Keep what is taken of this second; the capacity follows from the rate."""
         used = self.used(now_s)
@@ -156,6 +195,21 @@ class FixedWindows:
         """Return the time to the window's end; 0 while it is untouched."""
         return self._left_s(now_s) if self.used(now_s) > 0 else 0.0
 
+    def take_evenly(self, rate_per_s: float, from_s: float, until_s: float) -> float:
+        """Take what this window has left, all of the whole ones in one step, and of the last one."""
+        used, last = self.used(from_s), math.floor(until_s / self._window_s)
+        room = max(0.0, self._capacity - used)
+        if last == self._window:
+            taken = min(room, rate_per_s * (until_s - from_s))
+            self._used += taken
+            return taken
+        whole = min(self._capacity, rate_per_s * self._window_s) * (last - self._window - 1)
+        begun = min(room, rate_per_s * self._left_s(from_s)) + whole
+        # The last window's beginning may be rounded to a little after the moment.
+        in_last = min(self._capacity, rate_per_s * max(0.0, until_s - last * self._window_s))
+        self._window, self._used = last, in_last
+        return begun + in_last
+
     def resize(self, rate_per_s: float, capacity: float, now_s: float) -> None:
         """Hold the window that runs to another limit; the rate follows from it."""
         self._capacity = capacity
@@ -191,6 +245,7 @@ class SlidingLog:
         if excess <= 0:
             return 0.0
         last = bisect_left(self._entries, self._expired + excess, key=lambda entry: entry[1])
+        last = min(last, len(self._entries) - 1)  # sums of parts of a unit are rounded
         return self._entries[last][0] + self._window_s - now_s
 
     def charge(self, cost: float, now_s: float) -> None:
@@ -202,6 +257,25 @@ class SlidingLog:
     def full_in_s(self, now_s: float) -> float:
         """Return the time until the newest charge has left the window."""
         return self._entries[-1][0] + self._window_s - now_s if self.used(now_s) > 0 else 0.0
+
+    def take_evenly(self, rate_per_s: float, from_s: float, until_s: float) -> float:
+        """Take what has room in small charges; only a window's worth of them, since nothing else counts."""
+        settled_s = min(until_s, from_s + self._window_s)
+        taken = self._take_in_cells(rate_per_s, from_s, settled_s)
+        # From here on nobody else is in the log: what is taken evenly leaves it evenly.
+        alone_per_s = min(rate_per_s, self._capacity / self._window_s)
+        remembered_s = max(settled_s, until_s - self._window_s)
+        taken += alone_per_s * (remembered_s - settled_s)
+        return taken + self._take_in_cells(alone_per_s, remembered_s, until_s)
+
+    def _take_in_cells(self, rate_per_s: float, from_s: float, until_s: float) -> float:
+        taken, cells = 0.0, math.ceil((until_s - from_s) / self._window_s * _LOG_CELLS)
+        for cell in range(1, cells + 1):
+            at_s = from_s + (until_s - from_s) * cell / cells
+            bit = max(0.0, min(self._capacity - self.used(at_s), rate_per_s * (until_s - from_s) / cells))
+            self.charge(bit, at_s)
+            taken += bit
+        return taken
 
     def resize(self, rate_per_s: float, capacity: float, now_s: float) -> None:
         """Hold the charges that still count to another limit; the rate follows from it."""

@@ -1,4 +1,4 @@
-"""What a provider admits: its limits, the model that enforces them, and both dimensions together. Pure.
+"""What a provider admits: its limits, the model that enforces them, and all its meters together. Pure.
 
 The models are in `meters.py`. Times are seconds. Refused calls charge nothing.
 """
@@ -6,6 +6,7 @@ The models are in `meters.py`. Times are seconds. Refused calls charge nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -33,9 +34,22 @@ class Enforcement(StrEnum):
         return self in (Enforcement.FIXED, Enforcement.LOG)
 
 
+class Dimension(StrEnum):
+    """What a meter counts. The last two are Anthropic's alone, and only there while they are limited."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+
+
+# What a call takes of each dimension. One with 0 takes nothing, but waits while that dimension is in debt.
+Charge = Mapping[Dimension, float]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What may be used.
+    """What may be used; None is unlimited.
 
     `burst_s` is how many seconds of the rate a bucket admits at once, at least one request. `window_s` is the
     length of fixed windows and of the log: each admits its share of a minute's limit, in whole units.
@@ -45,91 +59,102 @@ class Limits:
     enforcement: Enforcement
     requests_per_minute: float
     tokens_per_minute: float
+    input_tokens_per_minute: float | None = None
+    output_tokens_per_minute: float | None = None
     burst_s: float
     window_s: float = _S_PER_MINUTE
 
     def __post_init__(self) -> None:
         """Refuse windows in which no call could ever go."""
-        if self.enforcement.has_window and min(self.burst_requests, self.burst_tokens) < 1:
+        if self.enforcement.has_window and min(map(self.burst, self.per_minute)) < 1:
             raise ValueError(f"a window of {self.window_s:g} s must admit at least one request and one token")
 
     @property
-    def burst_requests(self) -> float:
-        """Requests that may come at once; all of a slice or a window."""
-        share = self._seconds * self.requests_per_minute / _S_PER_MINUTE
-        if self.enforcement.has_window:
-            return float(math.floor(share + _ROUNDING))
-        return max(1.0, share)
+    def per_minute(self) -> Mapping[Dimension, float]:
+        """The rate of each dimension that is limited."""
+        rates = {
+            Dimension.REQUESTS: self.requests_per_minute,
+            Dimension.TOKENS: self.tokens_per_minute,
+            Dimension.INPUT_TOKENS: self.input_tokens_per_minute,
+            Dimension.OUTPUT_TOKENS: self.output_tokens_per_minute,
+        }
+        return {dimension: rate for dimension, rate in rates.items() if rate is not None}
 
-    @property
-    def burst_tokens(self) -> float:
-        """Tokens that may come at once, without the debt that one larger call may leave."""
-        share = self._seconds * self.tokens_per_minute / _S_PER_MINUTE
+    def burst(self, dimension: Dimension) -> float:
+        """Return what may come at once, without the debt that one larger call may leave.
+
+        All of a slice or a window. Raises KeyError when the dimension is unlimited.
+        """
+        per_minute = self.per_minute[dimension]
         match self.enforcement:
             case Enforcement.FIXED | Enforcement.LOG:
-                return float(math.floor(share + _ROUNDING))
+                return float(math.floor(self.window_s * per_minute / _S_PER_MINUTE + _ROUNDING))
             case Enforcement.SLICE:
-                return max(1.0, share)
+                return max(1.0, per_minute / _S_PER_MINUTE)
             case Enforcement.BUCKET:
-                return max(share, min(_LEAST_BURST_TOKENS, self.tokens_per_minute))
+                least = 1.0 if dimension is Dimension.REQUESTS else min(_LEAST_BURST_TOKENS, per_minute)
+                return max(least, self.burst_s * per_minute / _S_PER_MINUTE)
             case _:
                 assert_never(self.enforcement)
 
-    @property
-    def largest_call(self) -> float:
-        """Tokens above which a call is refused for good."""
-        return self.burst_tokens if self.enforcement.has_window else self.tokens_per_minute
-
-    @property
-    def _seconds(self) -> float:
-        match self.enforcement:
-            case Enforcement.BUCKET:
-                return self.burst_s
-            case Enforcement.SLICE:
-                return 1.0
-            case Enforcement.FIXED | Enforcement.LOG:
-                return self.window_s
-            case _:
-                assert_never(self.enforcement)
+    def whole(self, dimension: Dimension) -> float:
+        """Return what a window admits, or a minute without windows: a call with more tokens never goes."""
+        return self.burst(dimension) if self.enforcement.has_window else self.per_minute[dimension]
 
 
 class Quota:
-    """Requests and tokens together: a call takes both or nothing."""
+    """All meters together: a call takes of each or of none. `per_minute` are the rates of its limits."""
 
     def __init__(self, limits: Limits, now_s: float) -> None:
-        self.limits = limits
-        self.requests = self._meter(limits.requests_per_minute, limits.burst_requests, now_s)
-        self.tokens = self._meter(limits.tokens_per_minute, limits.burst_tokens, now_s)
+        self.meters: dict[Dimension, Meter] = {}
+        self.change(limits, now_s)
 
-    def take(self, tokens: int, now_s: float) -> float:
+    def take(self, charge: Charge, now_s: float) -> float:
         """Charge one call and return 0, or nothing and return the wait: infinite when it never fits."""
-        if tokens > self.limits.largest_call:
-            return math.inf
-        wait_s = max(self.requests.wait_s(1, now_s), self.tokens.wait_s(tokens, now_s))
+        wait_s = 0.0
+        for dimension, cost in charge.items():
+            meter = self.meters.get(dimension)
+            if meter is None:
+                continue
+            if dimension is not Dimension.REQUESTS and cost > self._whole[dimension]:
+                return math.inf
+            wait_s = max(wait_s, meter.wait_s(cost, now_s))
         if wait_s == 0.0:
-            self.requests.charge(1, now_s)
-            self.tokens.charge(tokens, now_s)
+            self.charge(charge, now_s)
         return wait_s
 
-    def charge_late(self, tokens: int, now_s: float) -> None:
-        """Charge what is known only when the answer is there, room or not."""
-        self.tokens.charge(tokens, now_s)
+    def charge(self, charge: Charge, now_s: float) -> None:
+        """Charge without asking: what is known only when the answer is there is charged, room or not."""
+        for dimension, cost in charge.items():
+            meter = self.meters.get(dimension)
+            if meter is not None:
+                meter.charge(cost, now_s)
+
+    def take_evenly(self, share: float, from_s: float, until_s: float) -> Charge:
+        """Take a share of every rate between two moments, as far as it is there; return what it was."""
+        return {
+            dimension: self.meters[dimension].take_evenly(share * rate / _S_PER_MINUTE, from_s, until_s)
+            for dimension, rate in self.per_minute.items()
+        }
 
     def change(self, limits: Limits, now_s: float) -> None:
         """Go on with other limits of the same model and window: what was used stays used."""
         self.limits = limits
-        self.requests.resize(limits.requests_per_minute / _S_PER_MINUTE, limits.burst_requests, now_s)
-        self.tokens.resize(limits.tokens_per_minute / _S_PER_MINUTE, limits.burst_tokens, now_s)
+        self.per_minute = limits.per_minute
+        self._whole = {dimension: limits.whole(dimension) for dimension in limits.per_minute}
+        for dimension, per_minute in self.per_minute.items():
+            if dimension in self.meters:
+                self.meters[dimension].resize(per_minute / _S_PER_MINUTE, limits.burst(dimension), now_s)
+            else:
+                self.meters[dimension] = self._meter(dimension, now_s)
 
-    def left_of_limit(self, now_s: float) -> tuple[float, float]:
-        """Return the requests and tokens that are left: of the window, or of a minute without windows."""
-        limits, requests, tokens = self.limits, self.requests.used(now_s), self.tokens.used(now_s)
-        if limits.enforcement.has_window:
-            return limits.burst_requests - requests, limits.burst_tokens - tokens
-        return limits.requests_per_minute - requests, limits.tokens_per_minute - tokens
+    def left(self, dimension: Dimension, now_s: float) -> float:
+        """Return what is left: of the window, or of a minute without windows."""
+        return self._whole[dimension] - self.meters[dimension].used(now_s)
 
-    def _meter(self, per_minute: float, burst: float, now_s: float) -> Meter:
-        rate_per_s = per_minute / _S_PER_MINUTE
+    def _meter(self, dimension: Dimension, now_s: float) -> Meter:
+        rate_per_s = self.limits.per_minute[dimension] / _S_PER_MINUTE
+        burst = self.limits.burst(dimension)
         match self.limits.enforcement:
             case Enforcement.BUCKET:
                 return Bucket(rate_per_s, burst, now_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sluicegate.local.provider.ideal import Period
+from sluicegate.local.provider.ideal import Period, held_limits
 from sluicegate.local.provider.quota import Limits
 
 
@@ -49,6 +49,11 @@ class Timeline:
             return self._cuts[-1]
         return None
 
+    def open_from(self, at_s: float) -> float:
+        """Return the first moment from this one on that no outage known now covers."""
+        cut = self.cut_at(at_s)
+        return at_s if cut is None else cut.end_at
+
     def periods(self, now_s: float) -> tuple[Period, ...]:
         """Return the history so far as periods that touch; the last one runs."""
         marks = {at for at, _ in self._limits}
@@ -66,10 +71,7 @@ class Timeline:
             end_at=end_at,
             enforcement=limits.enforcement,
             window_s=limits.window_s,
-            requests_per_minute=limits.requests_per_minute,
-            tokens_per_minute=limits.tokens_per_minute,
-            burst_requests=limits.burst_requests,
-            burst_tokens=limits.burst_tokens,
+            limited=held_limits(limits),
             cut=cut is not None,
             retry_after_s=None if cut is None else cut.retry_after_s,
         )
