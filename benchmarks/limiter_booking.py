@@ -13,7 +13,7 @@ import uuid
 import redis.asyncio
 
 from sluicegate.limiter.api import Ask, Cost, Lane, Permit
-from sluicegate.limiter.booking import Batch, Quota, Request, Settlement
+from sluicegate.limiter.booking import Batch, BookingRef, Quota, Request, Settlement
 from sluicegate.limiter.link import BookingLink
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.local.redis_server import RedisServer
@@ -38,7 +38,7 @@ async def _measure_booking(client: redis.asyncio.Redis, size: int) -> tuple[floa
     )
     requests = tuple(Request(cost=Cost(tokens=1_000)) for _ in range(size))
     generation = (await link.send(Batch(requests=requests), 1)).generation
-    settlement = Settlement(generation=generation, extra=Cost(requests=0, tokens=-100))
+    settlement = Settlement(booking=BookingRef(generation=generation), extra=Cost(requests=0, tokens=-100))
     batch = Batch(requests=requests, settlements=(settlement,) * size)
     await client.config_resetstat()
     started_at = time.perf_counter()

@@ -33,6 +33,14 @@ class Dimension(StrEnum):
     CONCURRENCY = "concurrency"
 
 
+class Learn(StrEnum):
+    """What the provider's rate-limit headers may change: the setting `learn`."""
+
+    FOLLOW = "follow"
+    LOWER = "lower"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What one call takes from the quota. `tokens` is what `tokens_per_minute` and `tokens_per_day` count."""

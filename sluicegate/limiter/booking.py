@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 
-from sluicegate.limiter.api import Cost, Dimension, Lane, SignalKind
+from sluicegate.limiter.api import Cost, Dimension, Lane, Learn, SignalKind
 
 EPOCH_S = 1_735_689_600  # 2025-01-01T00:00:00Z
 WINDOW_US = 60_000_000
@@ -27,14 +27,6 @@ DAY_DIMENSIONS = (Dimension.DAILY_REQUESTS, Dimension.DAILY_TOKENS, Dimension.DA
 
 PerMinute = tuple[float, float, float, float]
 PerDay = tuple[float, float, float]
-
-
-class Learn(StrEnum):
-    """What the provider's rate-limit headers may change."""
-
-    FOLLOW = "follow"
-    LOWER = "lower"
-    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sluicegate.limiter.booking import WINDOW_US, Learn, Observation, PerMinute, Quota
+from sluicegate.limiter.api import Learn
+from sluicegate.limiter.booking import WINDOW_US, Observation, PerMinute, Quota
 from sluicegate.llm.outcomes import QuotaKind, QuotaReport
 
 _INDEX = {

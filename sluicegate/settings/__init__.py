@@ -4,7 +4,6 @@ from sluicegate.settings.load import load_settings
 from sluicegate.settings.model import (
     HttpSettings,
     KafkaSettings,
-    Learning,
     LimiterSettings,
     LimitSettings,
     PriceSettings,
@@ -22,7 +21,6 @@ from sluicegate.settings.routes import Route
 __all__ = [
     "HttpSettings",
     "KafkaSettings",
-    "Learning",
     "LimitSettings",
     "LimiterSettings",
     "PriceSettings",

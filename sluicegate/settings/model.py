@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from pydantic.fields import FieldInfo
 
 from sluicegate.errors import ConfigurationError
-from sluicegate.limiter.api import Lane
+from sluicegate.limiter.api import Lane, Learn
 from sluicegate.limiter.profiles import Profile
 from sluicegate.settings.nearest import hint
 from sluicegate.settings.routes import Route, read_fallback
@@ -47,14 +47,6 @@ class ProviderFormat(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
-
-
-class Learning(StrEnum):
-    """What a provider's rate-limit headers may do to a configured limit."""
-
-    FOLLOW = "follow"
-    LOWER = "lower"  # a deliberate cap below the provider's stays
-    OFF = "off"
 
 
 class _Section(BaseModel):
@@ -210,8 +202,8 @@ class LimitSettings(_Section):
         ge=1,
         description="largest call expected (tokens), for strict_window_s; by default the largest seen",
     )
-    learn: Learning = Field(
-        default=Learning.FOLLOW,
+    learn: Learn = Field(
+        default=Learn.FOLLOW,
         strict=False,
         description="what the provider's headers may do to the limit: follow, lower or off",
     )

@@ -9,8 +9,6 @@ from sluicegate.limiter.stored import (
     ScopeKeys,
     ScopeState,
     Stored,
-    decode_days,
-    decode_process,
     decode_state,
     encode_days,
     encode_state,
@@ -55,17 +53,3 @@ async def read_scope(client: redis.asyncio.Redis, scope: str = "main") -> ScopeS
     raw = await client.get(ScopeKeys.of(scope).state)
     assert isinstance(raw, bytes)
     return decode_state(raw)
-
-
-async def read_stored(client: redis.asyncio.Redis, scope: str = "main") -> Stored:
-    """Read all keys of a scope."""
-    keys = ScopeKeys.of(scope)
-    raw, days = await client.get(keys.state), await client.get(keys.days)
-    leases = await client.zrange(keys.leases, 0, -1, withscores=True)
-    processes = await client.hgetall(keys.processes)
-    return Stored(
-        scope=decode_state(raw) if raw is not None else None,
-        leases={call.decode(): int(end) for call, end in leases},
-        days=decode_days(days) if days is not None else None,
-        processes={name.decode(): decode_process(packed) for name, packed in processes.items()},
-    )

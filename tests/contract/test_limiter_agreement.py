@@ -26,11 +26,12 @@ from sluicegate.limiter.booking import (
     SignalCode,
 )
 from sluicegate.limiter.link import BookingLink
+from sluicegate.limiter.reading import read_stored
 from sluicegate.limiter.reference import book
 from sluicegate.limiter.stored import FAILING_EVENTS, HOURS, DayState, ScopeState, Stored
 from sluicegate.limiter.wire import process_hash
 from sluicegate.state.connecting import connect
-from tests.contract.limiter_scope import read_stored, redis_now_us, redis_run_id, store
+from tests.contract.limiter_scope import redis_now_us, redis_run_id, store
 
 _T = TypeVar("_T")
 _SECOND_US = 1_000_000
@@ -217,7 +218,7 @@ def test_lua_and_reference_agree(redis_url: str) -> None:
                     me_hash=process_hash(_ME),
                 )
                 assert reply == expected
-                found = await read_stored(client)
+                found = await read_stored(client, "main")
                 assert _compared(found, reply.now_us) == _compared(stored, reply.now_us)
                 stored = replace(stored, scope=found.scope)
 

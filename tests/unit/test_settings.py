@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.errors import ConfigurationError
-from sluicegate.limiter.api import Lane
+from sluicegate.limiter.api import Lane, Learn
 from sluicegate.limiter.profiles import Profile
-from sluicegate.settings import Learning, ProviderFormat, Route, Settings, load_settings
+from sluicegate.settings import ProviderFormat, Route, Settings, load_settings
 from sluicegate.settings.model import section_fields
 
 NOTHING: Mapping[str, str] = {}
@@ -191,7 +191,7 @@ def test_any_one_limit_makes_a_section(tmp_path: Path, key: str) -> None:
     limits = load(tmp_path, f"[limits.main]\n{key} = 7").limits["main"]
     assert getattr(limits, key) == 7
     assert limits.model_fields_set == {key}
-    assert (limits.strict_window_s, limits.largest_call_tokens, limits.learn) == (0, None, Learning.FOLLOW)
+    assert (limits.strict_window_s, limits.largest_call_tokens, limits.learn) == (0, None, Learn.FOLLOW)
 
 
 def test_a_streams_routes_are_its_own_and_then_its_fallbacks(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_environment_reaches_the_limits_of_a_fallback() -> None:
         LIMITS__BACKUP_ACME_LARGE__LEARN="lower",
     )
     assert settings.routes("documents")[1].scope == "backup/acme/large"
-    assert settings.limits["backup/acme/large"].learn is Learning.LOWER
+    assert settings.limits["backup/acme/large"].learn is Learn.LOWER
 
 
 def test_environment_can_add_a_stream() -> None:
