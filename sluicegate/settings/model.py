@@ -20,6 +20,7 @@ from sluicegate.errors import ConfigurationError
 from sluicegate.limiter.api import Lane
 from sluicegate.limiter.profiles import Profile
 from sluicegate.settings.nearest import hint
+from sluicegate.settings.routes import Route, read_fallback
 
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _AGENT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
@@ -192,6 +193,14 @@ class StreamSettings(_Section):
     agent: str = Field(description="the handler, as `package.module:function`")
     provider: str = Field(description="name of the [providers.*] section to call")
     model: str = Field(min_length=1, description="the provider's name of the model")
+    fallback: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="where calls go when the own provider cannot take them: PROVIDER or PROVIDER/MODEL",
+    )
+    fallback_after_s: Seconds = Field(
+        default=5.0, description="wait for the own provider (seconds) above which the next one is asked"
+    )
     lane: Lane = Field(
         default=Lane.INTERACTIVE, strict=False, description="priority class: interactive or bulk"
     )
@@ -331,6 +340,15 @@ class Settings(_Section):
     def limits_for(self, provider: str, model: str) -> LimitSettings | None:
         """Return the most specific limits of the model; None means unlimited until the provider objects."""
         return self.limits.get(self.scope_for(provider, model))
+
+    def routes(self, name: str) -> tuple[Route, ...]:
+        """Return the ways that the named stream's calls may take: its own first, then its fallbacks."""
+        own = self.stream(name)
+        ways = [(own.provider, own.model), *(read_fallback(text, own.model) for text in own.fallback)]
+        return tuple(
+            Route(provider=provider, model=model, scope=self.scope_for(provider, model))
+            for provider, model in ways
+        )
 
 
 def section_fields(section: str) -> Mapping[str, FieldInfo]:
