@@ -13,6 +13,7 @@ import orjson
 from sluicegate.delivery.dispatcher import Item, Slot, Verdict
 from sluicegate.errors import PublishError
 from sluicegate.limiter.api import WaitersReleasedError
+from sluicegate.limiter.costs import CostModel
 from sluicegate.limiter.fake import FakeLimiter
 from sluicegate.limiter.profiles import Profile
 from sluicegate.llm.api import CallRequest
@@ -22,6 +23,7 @@ from sluicegate.processing.handlers import Handler, load_handler
 from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.process import EventProcessor, ProcessorPorts, StreamRules
 from sluicegate.processing.reading import Delivered, DeliveryReader
+from sluicegate.processing.routes import Route, Routes
 from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.records import Headers, OutgoingRecord, Record
@@ -113,10 +115,14 @@ class FakePublisher:
 
 @dataclass
 class World:
-    """One stream, its topics and its state. `processor` is the worker at this moment."""
+    """One stream, its topics and its state. `processor` is the worker at this moment.
+
+    With `backup_script` the stream has a second route, `backup`, with a scope and a caller of its own.
+    """
 
     stream: str = "support-chat"
     script: Script = lambda request: answer()
+    backup_script: Script | None = None
     handler: Handler | None = None
     environ: dict[str, str] = field(default_factory=dict)
     wrap: Callable[[str, Any], Any] = lambda name, port: port
@@ -130,6 +136,8 @@ class World:
         self.state = FakeState(self.clock.now_ms, self.new_id)
         self.limiter = FakeLimiter()
         self.caller = ScriptedCaller(self.script)
+        self.backup_limiter = FakeLimiter(scope="backup")
+        self.backup_caller = ScriptedCaller(self.backup_script or self.script)
         self.publisher = FakePublisher()
         self.metrics = Metrics()
         self.pauses = FakePauses(self.time_passes)
@@ -162,6 +170,7 @@ class World:
         """Move the clock of everything."""
         self.clock.ms += round(seconds * 1000)
         self.limiter.advance(seconds)
+        self.backup_limiter.advance(seconds)
 
     async def time_passes(self, seconds: float) -> None:
         """Do the same with a live worker, which keeps its leases meanwhile."""
@@ -173,18 +182,11 @@ class World:
         assert self.handler is not None
         self.wire_calls = WireCalls(self.crashes.append)
         self.leases = LeaseKeeper(self.state, self.metrics, self.stream)
-        state, limiter = self.wrap("state", self.state), self.wrap("limiter", self.limiter)
+        state = self.wrap("state", self.state)
         steps = StepPorts(
             steps=state,
-            limiter=limiter,
-            wire=Wire(
-                caller=self.wrap("caller", self.caller),
-                limiter=limiter,
-                profile=Profile.GENERIC,
-                steps=state,
-                clock=self.clock,
-                metrics=self.metrics,
-            ),
+            routes=Routes(self._routes(), fallback_after_s=self.own.fallback_after_s),
+            wire=Wire(steps=state, clock=self.clock, metrics=self.metrics),
             wire_calls=self.wire_calls,
             leases=self.leases,
             pauses=self.wrap("pauses", self.pauses),
@@ -211,6 +213,23 @@ class World:
                 log=lambda name, fields: self.lines.append({"name": name, **fields}),
                 sleep=self._sleep,
             ),
+        )
+
+    def _routes(self) -> list[Route]:
+        routes = [self._route("main", self.own.model, self.limiter, self.caller)]
+        if self.backup_script is not None:
+            routes.append(self._route("backup", "backup-model", self.backup_limiter, self.backup_caller))
+        return routes
+
+    def _route(self, name: str, model: str, limiter: FakeLimiter, caller: ScriptedCaller) -> Route:
+        wrapped = self.wrap("limiter", limiter)
+        return Route(
+            name=name,
+            model=model,
+            limiter=wrapped,
+            view=wrapped,
+            caller=self.wrap("caller", caller),
+            costs=CostModel(Profile.GENERIC),
         )
 
     async def _sleep(self, delay_s: float) -> None:
@@ -266,12 +285,13 @@ class World:
         return await self.processor.work(item, Slot(item))
 
     async def deliver_while_time_passes(self, record: Record) -> Verdict:
-        """Do the same, with blocks that end by themselves."""
+        """Do the same, with blocks that end and probes that become due by themselves."""
         work = self.work = asyncio.create_task(self.deliver(record))
         while not work.done():
             await asyncio.sleep(0)
             if self.limiter.waiting:
-                await self.time_passes(self.limiter.blocked_for_s())
+                circuit = self.limiter.circuit()
+                await self.time_passes(circuit.next_probe_s if circuit else self.limiter.blocked_for_s())
         return work.result()
 
     def due_record(self, parked: OutgoingRecord) -> Record:
