@@ -114,7 +114,7 @@ class FakeLimiter:
         self.settled[permit.id] = actual
         self.quotas[permit.id] = quotas
         if self._open is not None and self._open.probe == permit and actual == NOTHING:
-            self._open.probe = None  # never made: the next one may probe at once
+            self._open.probe_was_not_made(self._now_s)
             self._wake()
 
     async def report(self, permit: Permit, signal: Signal) -> None:
@@ -175,7 +175,7 @@ class FakeLimiter:
         )
         self.granted.append(permit)
         if self._open is not None:
-            self._open.probe = permit
+            self._open.probing(permit, self._now_s)
             self._wake()
         return permit
 
@@ -207,10 +207,16 @@ class _OpenCircuit:
     probe: Permit | None = None
 
     def next_probe_s(self, now_s: float) -> float:
-        """Return the time to the next probe; while one is on the wire, the time if it failed now."""
-        if self.probe is not None:
-            return min(2 * self.delay_s, _MOST_PROBE_S)
         return max(0.0, self.probe_at_s - now_s)
+
+    def probing(self, permit: Permit, now_s: float) -> None:
+        """Keep all others waiting for one call, but not for ever: its process may die of it."""
+        self.probe = permit
+        self.probe_at_s = now_s + _MOST_PROBE_S
+
+    def probe_was_not_made(self, now_s: float) -> None:
+        self.probe = None
+        self.probe_at_s = now_s
 
     def probe_failed(self, now_s: float) -> None:
         self.probe = None

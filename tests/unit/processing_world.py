@@ -91,6 +91,19 @@ class ScriptedCaller:
         return outcome
 
 
+class RecordedCosts(CostModel):
+    """Keeps what it was taught: prompt bytes, longest answer, usage."""
+
+    def __init__(self) -> None:
+        super().__init__(Profile.GENERIC)
+        self.lessons: list[tuple[int, int, Usage]] = []
+
+    def learn(self, prompt_bytes: int, max_output_tokens: int, usage: Usage) -> None:
+        """Note the lesson and learn it."""
+        self.lessons.append((prompt_bytes, max_output_tokens, usage))
+        super().learn(prompt_bytes, max_output_tokens, usage)
+
+
 class FakePublisher:
     """Keeps what it is given; raises what `failures` holds first, and what `refuse` says."""
 
@@ -136,6 +149,7 @@ class World:
         self.state = FakeState(self.clock.now_ms, self.new_id)
         self.limiter = FakeLimiter()
         self.caller = ScriptedCaller(self.script)
+        self.costs = RecordedCosts()
         self.backup_limiter = FakeLimiter(scope="backup")
         self.backup_caller = ScriptedCaller(self.backup_script or self.script)
         self.publisher = FakePublisher()
@@ -216,21 +230,26 @@ class World:
         )
 
     def _routes(self) -> list[Route]:
-        routes = [self._route("main", self.own.model, self.limiter, self.caller)]
-        if self.backup_script is not None:
-            routes.append(self._route("backup", "backup-model", self.backup_limiter, self.backup_caller))
-        return routes
-
-    def _route(self, name: str, model: str, limiter: FakeLimiter, caller: ScriptedCaller) -> Route:
-        wrapped = self.wrap("limiter", limiter)
-        return Route(
-            name=name,
-            model=model,
-            limiter=wrapped,
-            view=wrapped,
-            caller=self.wrap("caller", caller),
-            costs=CostModel(Profile.GENERIC),
+        limiter = self.wrap("limiter", self.limiter)
+        own = Route(
+            name="main",
+            model=self.own.model,
+            limiter=limiter,
+            view=limiter,
+            caller=self.wrap("caller", self.caller),
+            costs=self.costs,
         )
+        if self.backup_script is None:
+            return [own]
+        backup = Route(
+            name="backup",
+            model="backup-model",
+            limiter=self.backup_limiter,
+            view=self.backup_limiter,
+            caller=self.backup_caller,
+            costs=RecordedCosts(),
+        )
+        return [own, backup]
 
     async def _sleep(self, delay_s: float) -> None:
         self.advance(delay_s)

@@ -13,7 +13,7 @@ import pytest
 from sluicegate.delivery.dispatcher import Verdict
 from sluicegate.errors import RecordTooLargeError
 from sluicegate.llm.api import CallRequest
-from sluicegate.llm.outcomes import Outcome, Reason, Throttled
+from sluicegate.llm.outcomes import Halted, Outcome, Reason, Throttled
 from sluicegate.records import OutgoingRecord, Record
 from tests.unit.processing_world import World, answer, headers_of
 
@@ -131,6 +131,12 @@ def refusing_once() -> Callable[[CallRequest], Outcome]:
     return lambda request: left.pop() if left else answer()
 
 
+def without_credit_once() -> Callable[[CallRequest], Outcome]:
+    """Have no credit at the first call, then answer everything: a circuit opens and a probe closes it."""
+    left = [Halted(reason=Reason.MONEY, http_status=429)]
+    return lambda request: left.pop() if left else answer()
+
+
 def refusing_a_sibling() -> Callable[[CallRequest], Outcome]:
     """Refuse one chunk's first call for a minute, then answer everything."""
     left = [Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=60.0)]
@@ -174,6 +180,7 @@ Script = Callable[[CallRequest], Outcome]
 SCENARIOS: dict[str, tuple[str, Callable[[], Script], Callable[[World], Record]]] = {
     "answered": ("support-chat", lambda: plain, chat),
     "parked and answered": ("support-chat", refusing_once, chat),
+    "parked for want of credit and answered": ("support-chat", without_credit_once, chat),
     "answered too long": ("support-chat", lambda: plain, chat_with_a_large_answer),
     "bad record": ("support-chat", lambda: plain, bad),
     "document with a refused chunk": ("documents", refusing_a_sibling, document),
