@@ -7,7 +7,6 @@ permit reaches exactly one caller or goes back to its limiter.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -58,47 +57,42 @@ class Routes:
         """Wait for a permit of the first route that gives one within its turn, else of any.
 
         A route that is blocked for longer than a turn, or whose circuit is open, loses its turn unless
-        the circuit wants this call for its probe. Blocked is the shortest of all routes', NeverFits says
-        that none can ever take the call. Raises WaitersReleasedError when the process drains.
+        the circuit wants this call for its probe. Blocked is the shortest of those routes' that can ever
+        take the call; NeverFits says that there is none. Raises WaitersReleasedError when the process drains.
         """
         if len(self._routes) == 1:
             (only,) = self._routes
             return _on(only, await only.limiter.acquire(ask_for(only)))
-        left = list(self._routes)
-        never: NeverFits | None = None
         for route in self._routes:
             ask = ask_for(route)
-            turn_s = self._turn_s(ask.patience_s)
-            if not (_is_open(route, turn_s) or route.view.wants_probe()):
-                continue
-            match await _take_turn(route, ask, turn_s):
-                case Permit() as permit:
+            patience_s = self._patience_s(ask.patience_s)
+            if _is_open(route, patience_s) or route.view.wants_probe():
+                permit = await self._take_turn(route, replace(ask, patience_s=patience_s))
+                if permit is not None:
                     return Granted(route=route, permit=permit)
-                case NeverFits() as never:
-                    left.remove(route)
-                case Blocked() | None:
-                    pass
-        if not left and never is not None:
-            return never
-        return await _Race().run([(route, ask_for(route)) for route in left])
+        return await _Race().run([(route, ask_for(route)) for route in self._routes])
 
     def lead_past(self, refused: Route, patience_s: float | None) -> bool:
         """Whether a call that the route just refused finds it closed and another one open."""
-        turn_s = self._turn_s(patience_s)
+        turns_patience_s = self._patience_s(patience_s)
         others = (route for route in self._routes if route is not refused)
-        return not _is_open(refused, turn_s) and any(_is_open(other, turn_s) for other in others)
+        return not _is_open(refused, turns_patience_s) and any(
+            _is_open(other, turns_patience_s) for other in others
+        )
 
-    def _turn_s(self, patience_s: float | None) -> float:
-        return min(self._fallback_after_s, math.inf if patience_s is None else patience_s)
+    def _patience_s(self, patience_s: float | None) -> float:
+        """Return how long a route may be blocked without losing its turn."""
+        return self._fallback_after_s if patience_s is None else min(self._fallback_after_s, patience_s)
 
-
-async def _take_turn(route: Route, ask: Ask, turn_s: float) -> Permit | Blocked | NeverFits | None:
-    """Ask one route for as long as its turn lasts; None when it is over."""
-    try:
-        async with asyncio.timeout(turn_s):
-            return await route.limiter.acquire(replace(ask, patience_s=turn_s))
-    except TimeoutError:
-        return None
+    async def _take_turn(self, route: Route, ask: Ask) -> Permit | None:
+        """Wait for one route's permit; None when its turn is over or it will not give one."""
+        try:
+            # Its queue may be waited for even by a call that has no patience left for blocks.
+            async with asyncio.timeout(self._fallback_after_s):
+                answer = await route.limiter.acquire(ask)
+        except TimeoutError:
+            return None
+        return answer if isinstance(answer, Permit) else None
 
 
 class _Race:
@@ -151,8 +145,8 @@ class _Race:
                 task.cancel()
 
 
-def _is_open(route: Route, turn_s: float) -> bool:
-    return route.view.circuit() is None and route.view.blocked_for_s() <= turn_s
+def _is_open(route: Route, patience_s: float) -> bool:
+    return route.view.circuit() is None and route.view.blocked_for_s() <= patience_s
 
 
 def _on(route: Route, answer: Permit | Blocked | NeverFits) -> Granted | Blocked | NeverFits:

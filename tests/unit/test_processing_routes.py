@@ -128,6 +128,22 @@ async def test_a_block_that_comes_while_it_is_waited_for_ends_the_turn() -> None
     assert await call == "backup"
 
 
+class QueueingLimiter(FakeLimiter):
+    """Has others to serve first."""
+
+    async def acquire(self, ask: Ask) -> Permit | Blocked | NeverFits:
+        """Grant a few steps later."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return await super().acquire(ask)
+
+
+async def test_a_call_without_patience_still_waits_for_its_turn() -> None:
+    """Patience is for blocks: a mere queue at the preferred route is waited for all the same."""
+    scopes = [QueueingLimiter(scope="main"), FakeLimiter(scope="backup")]
+    assert await taken(routes_of(scopes), ask_of(patience_s=0)) == "main"
+
+
 async def test_a_route_that_gives_no_permit_in_its_turn_is_left_for_the_next() -> None:
     """Its ask is cancelled, so nothing stays booked there."""
     scopes = limiters(2)
