@@ -131,21 +131,19 @@ def decide(
 
     Refusals (429, 503, 529) and connection errors end no event by count, and a halted scope ends none
     by deadline either: it is nobody's fault and concerns all. The deadline is looked at only here.
-    `another_route`: the one that refused is closed now and another is open, so nothing needs to wait.
+    `another_route`: the one that was called is closed now and another is open, so nothing needs to wait.
     """
+    if isinstance(outcome, Rejected):
+        return DeadLetter(reason=outcome.reason, cause=outcome.reason, http_status=outcome.http_status)
+    if (ended := _ended_by(outcome, progress, policy, now_ms)) is not None:
+        return ended
+    if another_route:
+        return _in_place(0.0, outcome, progress, policy, now_ms)
     match outcome:
-        case Rejected():
-            return DeadLetter(reason=outcome.reason, cause=outcome.reason, http_status=outcome.http_status)
-        case Halted() if another_route:
-            return _in_place(0.0, outcome, progress, policy, now_ms)
         case Halted():
             delay_s = tier_delay_s(progress.attempt, policy, random)
             return _park(delay_s, RetrySource.BACKOFF, outcome, progress, policy, now_ms)
         case Throttled() | Failed():
-            if (ended := _ended_by(outcome, progress, policy, now_ms)) is not None:
-                return ended
-            if another_route and isinstance(outcome, Throttled):
-                return _in_place(0.0, outcome, progress, policy, now_ms)
             return _retry(outcome, progress, policy, now_ms, random)
         case _:
             assert_never(outcome)
@@ -178,9 +176,9 @@ def decide_behind(
     return _parked(delay_s, RetrySource.PREDECESSOR, policy, now_ms, None, None)
 
 
-def _ended_by(
-    outcome: Throttled | Failed, progress: Progress, policy: RetryPolicy, now_ms: int
-) -> DeadLetter | None:
+def _ended_by(outcome: Retriable, progress: Progress, policy: RetryPolicy, now_ms: int) -> DeadLetter | None:
+    if isinstance(outcome, Halted):
+        return None
     if isinstance(outcome, Failed) and outcome.counts and progress.counted_failures >= policy.max_attempts:
         return _end(EndReason.ATTEMPTS_EXHAUSTED, outcome)
     first_ms = progress.first_failed_at_ms

@@ -7,7 +7,7 @@ import pytest
 
 from sluicegate.delivery.dispatcher import Verdict
 from sluicegate.llm.api import CallRequest
-from sluicegate.llm.outcomes import Halted, Outcome, Reason, Throttled
+from sluicegate.llm.outcomes import Failed, Halted, Outcome, Reason, Throttled
 from sluicegate.processing.answers import decode_answer, encode_answer
 from sluicegate.retry.headers import RetrySource, parse_retry_headers
 from tests.unit.processing_world import Script, World, answer, headers_of, value_of
@@ -84,6 +84,25 @@ async def test_a_route_whose_circuit_is_open_is_passed_over() -> None:
 
     assert world.caller.requests == []
     assert len(world.backup_caller.requests) == 1
+
+
+async def test_an_event_whose_failure_opened_the_circuit_goes_on_at_the_backup() -> None:
+    """In an outage of the own provider nothing waits and nothing is counted while another one is open."""
+    broken = Failed(reason=Reason.SERVER_ERROR, counts=True, on_the_wire=True, http_status=500)
+    world = World(
+        script=always(broken),
+        backup_script=always(answer()),
+        environ={"SLUICEGATE_STREAMS__SUPPORT_CHAT__MAX_ATTEMPTS": "1"},
+    )
+    world.limiter.open_circuit(is_outage=True)
+    world.advance(5)  # so that this event makes the probe
+
+    await world.deliver(world.chat())
+
+    assert (len(world.caller.requests), len(world.backup_caller.requests)) == (1, 1)
+    assert world.pauses.waits == [0.0]
+    assert world.letters == []
+    assert len(world.results) == 1
 
 
 async def test_each_route_has_its_own_account() -> None:

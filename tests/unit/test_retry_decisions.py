@@ -136,24 +136,20 @@ def test_attempts_used_up_before_an_outage_do_not_end_the_event_in_it() -> None:
 # --- Another route ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outcome", [replace(THROTTLED, retry_after_s=600.0), THROTTLED, OVERLOADED, HALTED])
+@pytest.mark.parametrize(
+    "outcome", [replace(THROTTLED, retry_after_s=600.0), THROTTLED, OVERLOADED, HALTED, BROKEN, UNREACHED]
+)
 def test_what_another_route_can_take_is_neither_parked_nor_delayed(outcome: Unanswered) -> None:
-    """A refusal is the refusing route's: the next try goes elsewhere at once, however long it asked for."""
+    """A closed route's trouble is its own: the next try goes elsewhere at once, however long it asked for."""
     progress = later(outcome, attempt=12)
     decision = decide(outcome, progress, POLICY, NOW_MS, always(0.5), another_route=True)
     assert decision == RetryInPlace(delay_s=0.0)
 
 
-def test_a_failure_backs_off_whatever_other_routes_there_are() -> None:
-    """A 5xx says nothing of the route's limits: it is the event's own failure until a circuit opens."""
-    progress = first(BROKEN)
-    assert decide(BROKEN, progress, POLICY, NOW_MS, always(0.5), another_route=True) == decide(
-        BROKEN, progress, POLICY, NOW_MS, always(0.5)
-    )
-
-
 def test_another_route_does_not_outlive_the_deadline() -> None:
-    """What is over by its deadline or its expiry ends as ever."""
+    """What is over by its attempts, its deadline or its expiry ends as ever."""
+    last = later(BROKEN, attempt=8, counted=8)
+    assert isinstance(decide(BROKEN, last, POLICY, NOW_MS, always(0.5), another_route=True), DeadLetter)
     late = decide(
         THROTTLED,
         later(THROTTLED, attempt=3, since_s=86_400),
