@@ -241,12 +241,13 @@ class World:
         )
         if self.backup_script is None:
             return [own]
+        backup_limiter = self.wrap("limiter", self.backup_limiter)
         backup = Route(
             name="backup",
             model="backup-model",
-            limiter=self.backup_limiter,
-            view=self.backup_limiter,
-            caller=self.backup_caller,
+            limiter=backup_limiter,
+            view=backup_limiter,
+            caller=self.wrap("caller", self.backup_caller),
             costs=RecordedCosts(),
         )
         return [own, backup]

@@ -181,6 +181,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[], Script], Callable[[World], Record]]
     "answered": ("support-chat", lambda: plain, chat),
     "parked and answered": ("support-chat", refusing_once, chat),
     "parked for want of credit and answered": ("support-chat", without_credit_once, chat),
+    "answered by the backup": ("support-chat", refusing_once, chat),
     "answered too long": ("support-chat", lambda: plain, chat_with_a_large_answer),
     "bad record": ("support-chat", lambda: plain, bad),
     "document with a refused chunk": ("documents", refusing_a_sibling, document),
@@ -197,6 +198,7 @@ async def test_an_interrupted_event_ends_once_and_is_paid_once(scenario: str, fa
         world = World(
             stream=stream,
             script=make_script(),
+            backup_script=plain if scenario == "answered by the backup" else None,
             environ={"SLUICEGATE_STREAMS__DOCUMENTS__CHUNK_TOKENS": "13"},
             wrap=interruption.wrap,
         )
@@ -222,7 +224,9 @@ def _check(world: World, fault: Fault, where: str) -> None:
     assert len(ends) <= 2, where
     is_killed = fault in (Fault.KILLED_BEFORE, Fault.KILLED_AFTER)
     # Only a call on the wire at the moment of a crash can be paid for again.
-    assert all(paid <= 1 + is_killed for paid in world.caller.paid.values()), where
-    assert len(world.limiter.settled) == len(world.limiter.granted), where
+    paid = world.caller.paid + world.backup_caller.paid
+    assert all(times <= 1 + is_killed for times in paid.values()), where
+    for limiter in (world.limiter, world.backup_limiter):
+        assert len(limiter.settled) == len(limiter.granted), where
     assert len(world.leases) == 0, where
     assert world.crashes == [], where
