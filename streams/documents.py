@@ -64,6 +64,7 @@ async def index(document: Document, ctx: Context) -> DocumentIndex:
         degraded=whole.degraded or any(entry.degraded for entry in entries),
         model=whole.model,
         usage=ctx.llm.usage,
+        routes=ctx.llm.routes,
     )
 
 

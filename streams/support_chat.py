@@ -36,6 +36,7 @@ async def reply(chat: SupportChat, ctx: Context) -> ChatReply | None:
                 reply=answer.text,
                 model=answer.model,
                 usage=ctx.llm.usage,
+                route=answer.route,
             )
         case _:
             assert_never(chat.speaker)

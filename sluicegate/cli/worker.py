@@ -21,6 +21,7 @@ from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableE
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.limiter.booking import Quota
+from sluicegate.limiter.costs import CostModel
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.llm.api_key import ApiKeyFile
 from sluicegate.llm.client import HttpLlmCaller
@@ -30,10 +31,12 @@ from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.pauses import DrainablePauses
 from sluicegate.processing.process import EventProcessor, ProcessorPorts, StreamRules
 from sluicegate.processing.reading import Delivered, DeliveryReader
+from sluicegate.processing.routes import Route, Routes
 from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.retry.policy import RetryPolicy
 from sluicegate.settings import Settings, StreamSettings
+from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.state.connecting import connect
 from sluicegate.state.keeping import Keeping
 from sluicegate.state.redis_clock import RedisClock
@@ -91,7 +94,8 @@ async def _run(settings: Settings, stream: str) -> int:
     async with AsyncExitStack() as stack:
         build = _Composition(settings, stream)
         stack.push_async_callback(build.redis.aclose)
-        await stack.enter_async_context(build.caller)
+        for caller in build.callers.values():
+            await stack.enter_async_context(caller)
         await stack.enter_async_context(build.health)
         code = await run_worker(build.parts, build.fatal)
         _exit_soon(code)
@@ -112,7 +116,7 @@ class _Composition:
         own = settings.stream(stream)
         self.settings, self.stream, self.own = settings, stream, own
         self.topics = stream_topics(settings, stream)
-        self.provider = settings.providers[own.provider]
+        self.ways = settings.routes(stream)
         self.policy = RetryPolicy.from_settings(settings.retry, own)
         self.handler = load_handler(own.agent)
         self.log = structlog.get_logger().bind(stream=stream)
@@ -129,13 +133,9 @@ class _Composition:
             keeping=_keeping(settings, own),
             timeout_s=_STATE_TIMEOUT_S,
         )
-        self.limiter = self._limiter()
-        self.caller = HttpLlmCaller(
-            self.provider.format.value,
-            self.provider.base_url,
-            api_key=ApiKeyFile(key_file) if (key_file := self.provider.api_key_file) else lambda: None,
-            timeout_s=self.provider.timeout_s,
-        )
+        self.limiters = {way.scope: self._limiter(way) for way in self.ways}
+        self.callers = {way.provider: self._caller(way.provider) for way in self.ways}
+        self.routes = tuple(self._route(way) for way in self.ways)
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
         self.wire_calls = WireCalls(self.fatal.report)
         self.pauses = DrainablePauses()
@@ -167,8 +167,8 @@ class _Composition:
         )
         self.parts = self._parts()
 
-    def _limiter(self) -> RedisLimiter:
-        limits = self.settings.limits_for(self.own.provider, self.own.model)
+    def _limiter(self, way: ConfiguredRoute) -> RedisLimiter:
+        limits = self.settings.limits_for(way.provider, way.model)
         quota = (
             Quota()
             if limits is None
@@ -179,25 +179,35 @@ class _Composition:
             )
         )
         return RedisLimiter(
-            self.redis,
-            scope=self.settings.scope_for(self.own.provider, self.own.model),
-            quota=quota,
-            metrics=self.metrics,
-            process_id=_new_id(),
+            self.redis, scope=way.scope, quota=quota, metrics=self.metrics, process_id=_new_id()
+        )
+
+    def _caller(self, name: str) -> HttpLlmCaller:
+        provider = self.settings.providers[name]
+        return HttpLlmCaller(
+            provider.format.value,
+            provider.base_url,
+            api_key=ApiKeyFile(key_file) if (key_file := provider.api_key_file) else lambda: None,
+            timeout_s=provider.timeout_s,
+        )
+
+    def _route(self, way: ConfiguredRoute) -> Route:
+        limiter = self.limiters[way.scope]
+        is_own_model = way.model == self.own.model
+        return Route(
+            name=way.provider if is_own_model else f"{way.provider}/{way.model}",
+            model=way.model,
+            limiter=limiter,
+            view=limiter,
+            caller=self.callers[way.provider],
+            costs=CostModel(self.settings.providers[way.provider].profile),
         )
 
     def _processor(self) -> EventProcessor:
         steps = StepPorts(
             steps=self.state,
-            limiter=self.limiter,
-            wire=Wire(
-                caller=self.caller,
-                limiter=self.limiter,
-                profile=self.provider.profile,
-                steps=self.state,
-                clock=self.clock,
-                metrics=self.metrics,
-            ),
+            routes=Routes(self.routes, fallback_after_s=self.own.fallback_after_s),
+            wire=Wire(steps=self.state, clock=self.clock, metrics=self.metrics),
             wire_calls=self.wire_calls,
             leases=self.leases,
             pauses=self.pauses,
@@ -232,7 +242,7 @@ class _Composition:
                 due_topic=self.topics.due,
                 in_place_max_s=self.policy.in_place_max_s,
                 publish_timeout_s=_REVOKE_TIMEOUT_S,
-                blocked_for_s=self.limiter.blocked_for_s,
+                views=tuple(self.limiters.values()),
             ),
             reader=DeliveryReader(
                 stream=self.stream,
@@ -253,14 +263,19 @@ class _Composition:
     def _parts(self) -> WorkerParts:
         return WorkerParts(
             build_app=self._build_app,
-            services=(self.limiter.run, self.leases.run, self.clock.run, self.liveness.tick),
+            services=(
+                *(limiter.run for limiter in self.limiters.values()),
+                self.leases.run,
+                self.clock.run,
+                self.liveness.tick,
+            ),
             ready_to_start=self._ready_to_start,
             stop_intake=self.intake.stop,
             release_waiters=self._release_waiters,
             dispatcher=self.dispatcher,
             wire_calls=self.wire_calls,
             drain_s=self.settings.worker.drain_s,
-            call_timeout_s=self.provider.timeout_s,
+            call_timeout_s=max(self.settings.providers[name].timeout_s for name in self.callers),
             log=self.log,
         )
 
@@ -276,7 +291,8 @@ class _Composition:
         self.log.info(event, **fields)
 
     def _release_waiters(self) -> None:
-        self.limiter.release_waiters()
+        for limiter in self.limiters.values():
+            limiter.release_waiters()
         self.pauses.release()
 
     def _running_app(self) -> StreamApp:

@@ -65,7 +65,7 @@ class SupportChat(Event):
 
 
 class ChatReply(Result):
-    """The answer to a customer's message."""
+    """The answer to a customer's message. `route` names the provider (or provider/model) that gave it."""
 
     ce_type: ClassVar[str] = "sluicegate.support-chat.reply.v1"
 
@@ -74,6 +74,7 @@ class ChatReply(Result):
     reply: str
     model: str
     usage: Usage
+    route: str = ""
 
 
 class Document(Event):
@@ -106,7 +107,10 @@ class Chunk(BaseModel):
 
 
 class DocumentIndex(Result):
-    """What a document is about, as a whole and piece by piece. `degraded` when any part of it is."""
+    """What a document is about, as a whole and piece by piece. `degraded` when any part of it is.
+
+    `routes` names the providers (or provider/model) that answered, each once.
+    """
 
     ce_type: ClassVar[str] = "sluicegate.documents.index.v1"
 
@@ -118,6 +122,7 @@ class DocumentIndex(Result):
     degraded: bool
     model: str
     usage: Usage
+    routes: tuple[str, ...] = Field(default=(), strict=False)
 
 
 EventT = TypeVar("EventT", bound=Event)

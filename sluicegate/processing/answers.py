@@ -12,7 +12,11 @@ from sluicegate.processing.context import Completion
 
 
 def request_hash(request: CallRequest) -> str:
-    """Return 32 hex digits over all that decides the answer; the request's id is not part of it."""
+    """Return 32 hex digits over all that decides the answer; the request's id is not part of it.
+
+    `model` is the stream's own, not that of the route which takes the call: an answer of a fallback is
+    remembered and found again like any other.
+    """
     content = orjson.dumps(
         [
             request.model,
@@ -29,20 +33,21 @@ def prompt_bytes(request: CallRequest) -> int:
     return sum(len(message.text.encode()) for message in request.messages)
 
 
-def encode_answer(answer: Completed) -> bytes:
-    """Return what is stored for a completed step."""
+def encode_answer(answer: Completed, route: str) -> bytes:
+    """Return what is stored for a step that this route completed."""
     usage = answer.usage
     tokens = [usage.input_tokens, usage.output_tokens, usage.cached_input_tokens]
-    return orjson.dumps({"text": answer.text, "model": answer.model, "tokens": tokens})
+    return orjson.dumps({"text": answer.text, "model": answer.model, "tokens": tokens, "route": route})
 
 
 def decode_answer(stored: bytes) -> Completion:
-    """Return what `encode_answer` stored."""
+    """Return what `encode_answer` stored; before there were routes it stored none."""
     answer = orjson.loads(stored)
     input_tokens, output_tokens, cached_input_tokens = answer["tokens"]
     return Completion(
         text=answer["text"],
         model=answer["model"],
+        route=answer.get("route", ""),
         usage=Usage(
             input_tokens=input_tokens, output_tokens=output_tokens, cached_input_tokens=cached_input_tokens
         ),

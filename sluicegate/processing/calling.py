@@ -2,75 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sluicegate.clock import Clock
-from sluicegate.limiter.api import Cost, Limiter, Permit
-from sluicegate.limiter.profiles import Profile, actual_cost
-from sluicegate.llm.api import CallRequest, LlmCaller
-from sluicegate.llm.outcomes import Completed, Failed, Halted, Outcome, Reason, Throttled
+from sluicegate.limiter.api import NOTHING, Cost
+from sluicegate.limiter.signals import signal_of
+from sluicegate.llm.api import CallRequest
+from sluicegate.llm.outcomes import Completed, Failed, Outcome
 from sluicegate.processing.answers import encode_answer
+from sluicegate.processing.routes import Granted
 from sluicegate.state.api import Lease, Steps
 from sluicegate.state.patient import patiently
 from sluicegate.telemetry.metrics import Metrics
 
-# A rate limit that names no time is taken for one second; a capacity error that names none blocks nobody.
-_RATE_LIMIT_BLOCK_S = 1.0
-# Credentials and money: nothing that a retry cures. Until somebody acts, one event at a time asks again.
-_HALT_BLOCK_S = 30.0
-_RATE_LIMITS = frozenset({Reason.RATE_LIMITED, Reason.RAMP_LIMITED})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A call that may start now. `request_hash` is what its answer is remembered with."""
+    """A call that may start now, on the route that granted it.
+
+    `request_hash` is what its answer is remembered with, whichever route gives it. `prompt_bytes` is the
+    size of its messages.
+    """
 
     request: CallRequest
     request_hash: str
-    permit: Permit
+    prompt_bytes: int
+    granted: Granted
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wire:
-    """What a call on the wire needs to end well without its event. `profile` says how it is charged."""
+class Sent:
+    """What became of a call. `circuit_is_open`: its scope's, as soon as all know what the call showed."""
 
-    caller: LlmCaller
-    limiter: Limiter
-    profile: Profile
+    outcome: Outcome
+    seconds: float
+    circuit_is_open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wire:
+    """What a call on the wire needs to end well without its event."""
+
     steps: Steps
     clock: Clock
     metrics: Metrics
 
-    async def send(self, call: Call) -> tuple[Outcome, float]:
+    async def send(self, call: Call) -> Sent:
         """Make the call; return its outcome and the seconds on the wire once all that follows is done.
 
-        The permit is settled, a refusal blocks the scope for everybody, an answer is stored however
-        long Redis is away: it is paid for.
+        The permit is settled, everybody is told what the call showed of its scope, an answer is stored
+        however long Redis is away: it is paid for.
         """
+        route, permit = call.granted.route, call.granted.permit
         started_ms = self.clock.now_ms()
         outcome: Outcome | None = None
         try:
-            outcome = await self.caller.call(call.request)
+            outcome = await route.caller.call(replace(call.request, model=route.model))
         finally:
-            self.limiter.settle(call.permit, self._actual(call.permit, outcome))
+            quotas = () if outcome is None else outcome.quotas
+            route.limiter.settle(permit, _actual(call, outcome), quotas)
         seconds = max(0, self.clock.now_ms() - started_ms) / 1000
-        self._count(call.permit.scope, outcome, seconds)
+        self._count(permit.scope, outcome, seconds)
         if isinstance(outcome, Completed):
-            answer = encode_answer(outcome)
+            route.costs.learn(call.prompt_bytes, call.request.max_output_tokens, outcome.usage)
+        await route.limiter.report(permit, signal_of(outcome, call.lease.ref.identity))
+        circuit_is_open = route.view.circuit() is not None
+        if isinstance(outcome, Completed):
+            answer = encode_answer(outcome, route.name)
             await patiently(lambda: self.steps.complete(call.lease, call.request_hash, answer))
-        elif block := _block_of(outcome):
-            await self.limiter.block(*block)
-        return outcome, seconds
-
-    def _actual(self, permit: Permit, outcome: Outcome | None) -> Cost | None:
-        match outcome:
-            case Completed(usage=usage):
-                return actual_cost(self.profile, permit.cost, usage)
-            case Failed(on_the_wire=False):
-                return Cost(requests=0, tokens=0)
-            case _:
-                return None
+        return Sent(outcome=outcome, seconds=seconds, circuit_is_open=circuit_is_open)
 
     def _count(self, scope: str, outcome: Outcome, seconds: float) -> None:
         name = "completed" if isinstance(outcome, Completed) else outcome.reason.value
@@ -81,13 +82,12 @@ class Wire:
             self.metrics.tokens.labels(scope=scope, direction="output").inc(outcome.usage.output_tokens)
 
 
-def _block_of(outcome: Outcome) -> tuple[float, str] | None:
+def _actual(call: Call, outcome: Outcome | None) -> Cost | None:
+    costs, reserved = call.granted.route.costs, call.granted.permit.cost
     match outcome:
-        case Throttled(retry_after_s=float() as seconds, reason=reason):
-            return seconds, reason.value
-        case Throttled(reason=reason) if reason in _RATE_LIMITS:
-            return _RATE_LIMIT_BLOCK_S, reason.value
-        case Halted(reason=reason):
-            return _HALT_BLOCK_S, reason.value
+        case Completed(usage=usage):
+            return costs.actual(reserved, usage)
+        case Failed(on_the_wire=False):
+            return NOTHING
         case _:
-            return None
+            return costs.actual(reserved, None)

@@ -30,11 +30,15 @@ class EventInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """An answer of the LLM, perhaps remembered from an earlier attempt at the same event."""
+    """An answer of the LLM, perhaps remembered from an earlier attempt at the same event.
+
+    `route` names the provider (or provider/model) that gave it.
+    """
 
     text: str
     model: str
     usage: Usage
+    route: str = ""
 
 
 class Llm(Protocol):
@@ -43,6 +47,10 @@ class Llm(Protocol):
     @property
     def usage(self) -> Usage:
         """What all completed steps of this event took, remembered ones included."""
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Which routes answered the completed steps, each once, in the order of their first use."""
 
     async def complete(
         self,

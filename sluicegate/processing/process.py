@@ -243,7 +243,9 @@ class EventProcessor:
             return recorded(history.appended)
         if handler.result is None or not isinstance(answer, handler.result):
             return handler_bug("WrongResult")
-        return result(delivery, answer, history.appended, self._clock.now_ms(), run.dead_predecessor)
+        return result(
+            delivery, answer, history.appended, self._clock.now_ms(), run.dead_predecessor, steps.routes
+        )
 
     async def _die(
         self, delivered: Delivered, gen: str, death: Death, slot: Slot[Delivered], account: Account
@@ -322,5 +324,5 @@ def _info(delivery: Delivery) -> EventInfo:
         time=_EPOCH + timedelta(milliseconds=time_ms) if time_ms is not None else None,
         attempt=delivery.attempt,
         key=delivery.ref.key,
-        tenant=getattr(delivery.event, "tenant", None),
+        tenant=delivery.tenant,
     )

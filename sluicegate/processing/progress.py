@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sluicegate.llm.outcomes import Failed, Halted, Throttled
-from sluicegate.retry.decisions import Progress
+from sluicegate.retry.decisions import Progress, Retriable
 from sluicegate.retry.policy import RetryPolicy
 
 
@@ -28,11 +27,16 @@ class DeliveryProgress:
         """Whether a call of this event was ever refused or failed."""
         return self._first_failed_at_ms is not None
 
+    @property
+    def has_failed_here(self) -> bool:
+        """Whether one was in this delivery."""
+        return self._in_place_until_ms is not None
+
     def of_step(self) -> Progress:
         """Start a step of this delivery."""
         return self._start
 
-    def after(self, step: Progress, outcome: Throttled | Failed | Halted, now_ms: int) -> Progress:
+    def after(self, step: Progress, outcome: Retriable, now_ms: int) -> Progress:
         """Count one more refused or failed call of the step."""
         step = self._shared(step).after(outcome, self._policy, now_ms)
         self._first_failed_at_ms = step.first_failed_at_ms

@@ -66,6 +66,11 @@ class Delivery(_Taken):
         return self.ref.origin.partition, self.ref.key
 
     @property
+    def tenant(self) -> str | None:
+        """Whose event it is; None where its model does not say."""
+        return getattr(self.event, "tenant", None)
+
+    @property
     def progress(self) -> Progress:
         """How far the event has come before this delivery."""
         return Progress.of_delivery(self.retry, self.envelope.time_ms)

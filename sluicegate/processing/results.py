@@ -8,6 +8,8 @@ from sluicegate.processing.reading import Delivery
 from sluicegate.retry.headers import origin_headers
 from sluicegate.state.api import End, EndKind, HistoryEntry
 
+# Which routes answered the event's steps, with commas between.
+_ROUTES = "llm-routes"
 # The key's event at this origin offset came before and ended as a dead letter.
 PREDECESSOR_DEAD_LETTERED = "predecessor-dead-lettered"
 
@@ -23,11 +25,12 @@ def result(
     history: tuple[HistoryEntry, ...],
     now_ms: int,
     dead_predecessor: int | None,
+    routes: tuple[str, ...],
 ) -> End:
     """Return the result with its envelope. Its `ce_id` is the event's identity, however often it is made.
 
-    A header names the key's earlier event, by its origin offset, that this one was to follow and that
-    ended as a dead letter.
+    Headers name the `routes` that answered its steps, and the key's earlier event, by its origin offset,
+    that this one was to follow and that ended as a dead letter.
     """
     headers = binary_headers(
         id=delivery.ref.identity,
@@ -38,9 +41,10 @@ def result(
         traceparent=delivery.envelope.traceparent,
     )
     dead = () if dead_predecessor is None else ((PREDECESSOR_DEAD_LETTERED, b"%d" % dead_predecessor),)
+    used = ((_ROUTES, ",".join(routes).encode()),) if routes else ()
     return End(
         kind=EndKind.RESULT,
         value=write_model(answer),
-        headers=(*headers, *origin_headers(delivery.ref.origin, delivery.origin_timestamp_ms), *dead),
+        headers=(*headers, *origin_headers(delivery.ref.origin, delivery.origin_timestamp_ms), *used, *dead),
         history=history,
     )

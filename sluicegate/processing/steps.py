@@ -11,22 +11,23 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 from sluicegate.clock import Clock
 from sluicegate.errors import CallRejectedError, StateUnavailableError
-from sluicegate.limiter.api import Ask, Blocked, Cost, Limiter, NeverFits, Permit, WaitersReleasedError
-from sluicegate.limiter.profiles import cost_of
+from sluicegate.limiter.api import Ask, Blocked, Dimension, NeverFits, WaitersReleasedError
 from sluicegate.llm.api import CallRequest, Message
-from sluicegate.llm.outcomes import Completed, Failed, Halted, Outcome, Reason, Rejected, Throttled, Usage
+from sluicegate.llm.outcomes import Completed, Failed, Halted, Reason, Rejected, Throttled, Usage
 from sluicegate.processing.account import Account
 from sluicegate.processing.answers import decode_answer, prompt_bytes, request_hash
-from sluicegate.processing.calling import Call, Wire
+from sluicegate.processing.calling import Call, Sent, Wire
 from sluicegate.processing.context import Completion
 from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.pauses import Pauses
 from sluicegate.processing.progress import DeliveryProgress
 from sluicegate.processing.reading import Delivery
+from sluicegate.processing.routes import Granted, Route, Routes
 from sluicegate.processing.signals import (
     AlreadyOver,
     Broken,
@@ -37,7 +38,16 @@ from sluicegate.processing.signals import (
     StepRejectedError,
 )
 from sluicegate.processing.wire import WireCalls
-from sluicegate.retry.decisions import DeadLetter, Park, Progress, RetryInPlace, decide, decide_blocked
+from sluicegate.retry.decisions import (
+    DeadLetter,
+    Park,
+    Progress,
+    Retriable,
+    RetryInPlace,
+    decide,
+    decide_blocked,
+    judged,
+)
 from sluicegate.retry.policy import RetryPolicy
 from sluicegate.settings import StreamSettings
 from sluicegate.state.api import AlreadyEnded, Busy, Lease, Leased, Memo, Steps
@@ -53,7 +63,7 @@ class StepPorts:
     """What all steps of a process share. `new_id` gives random ids, `random` numbers in [0, 1)."""
 
     steps: Steps
-    limiter: Limiter
+    routes: Routes
     wire: Wire
     wire_calls: WireCalls
     leases: LeaseKeeper
@@ -84,14 +94,20 @@ class EventSteps:
         self._fate = fate
         self._account = account
         self.progress = DeliveryProgress(delivery.progress, policy)
-        self._on_wire: dict[Lease, asyncio.Task[tuple[Outcome, float]]] = {}
+        self._on_wire: dict[Lease, asyncio.Task[Sent]] = {}
         self._usage = Usage()
+        self._routes: dict[str, None] = {}  # as an ordered set
         self._is_closed = False
 
     @property
     def usage(self) -> Usage:
         """What all completed steps of this event took, remembered ones included."""
         return self._usage
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Which routes answered the completed steps, each once, in the order of their first use."""
+        return tuple(self._routes)
 
     async def complete(
         self,
@@ -121,7 +137,7 @@ class EventSteps:
             step=step,
             request=request,
             request_hash=request_hash(request),
-            cost=cost_of(self._ports.wire.profile, prompt_bytes(request), request.max_output_tokens),
+            prompt_bytes=prompt_bytes(request),
         )
         await self._fate.check()
         try:
@@ -133,6 +149,8 @@ class EventSteps:
         except Exception as error:
             raise self._fate.decide(Broken(error=error)) from error
         self._usage += completion.usage
+        if completion.route:
+            self._routes[completion.route] = None
         return completion
 
     async def settled(self) -> None:
@@ -163,68 +181,84 @@ class EventSteps:
                         self._count_mismatch(mismatch)
                         break
             ports.leases.hold(lease)
-            completed = await self._call_until_decided(wanted, lease)
+            completion = await self._call_until_decided(wanted, lease)
             is_held = False
-            return Completion(text=completed.text, model=completed.model, usage=completed.usage)
+            return completion
         finally:
             self._let_go(lease, release=is_held)
 
-    async def _call_until_decided(self, wanted: _Wanted, lease: Lease) -> Completed:
+    async def _call_until_decided(self, wanted: _Wanted, lease: Lease) -> Completion:
         progress = self.progress.of_step()
         while True:
             await self._fate.check()
-            permit = await self._permit(wanted, progress)
+            granted = await self._permit(wanted, progress)
             # No await between the permit and its task: from here the task settles it.
-            outcome = await self._send(wanted, lease, permit, progress.attempt + 1)
-            match outcome:
-                case Completed():
-                    return outcome
+            sent = await self._send(wanted, lease, granted, progress.attempt + 1)
+            match sent.outcome:
+                case Completed(text=text, model=model, usage=usage):
+                    return Completion(text=text, model=model, usage=usage, route=granted.route.name)
                 case Rejected(reason=reason, http_status=http_status):
                     # Only its number counts: a rejection that the handler catches leaves no failure behind.
                     rejected = replace(progress, attempt=progress.attempt + 1)
                     raise StepRejectedError(reason, http_status, rejected)
-                case Throttled() | Failed() | Halted():
-                    progress = await self._retry_or_unwind(outcome, progress)
+                case Throttled() | Failed() | Halted() as outcome:
+                    counted = judged(outcome, circuit_is_open=sent.circuit_is_open)
+                    progress = await self._retry_or_unwind(counted, progress, granted.route)
                 case _:
-                    assert_never(outcome)
+                    assert_never(sent.outcome)
 
-    async def _permit(self, wanted: _Wanted, progress: Progress) -> Permit:
+    async def _permit(self, wanted: _Wanted, progress: Progress) -> Granted:
         ports = self._ports
-        ask = Ask(
+        patience_s = self.progress.patience_s(ports.clock.now_ms())
+        while True:
+            match await ports.routes.acquire(partial(self._ask, wanted, patience_s)):
+                case Granted(permit=permit) as granted:
+                    self._account.waited_s += permit.waited_s
+                    return granted
+                case Blocked(cause=Dimension.CIRCUIT) if not self.progress.has_failed_here:
+                    # Nobody knows when it closes: a copy that came back waits in its slot and does not
+                    # go round through Kafka with every probe.
+                    patience_s = None
+                case Blocked() as blocked:
+                    now_ms = ports.clock.now_ms()
+                    park = decide_blocked(blocked, progress, self._policy, now_ms, ports.random)
+                    raise self._fate.decide(MustPark(park=park, progress=progress))
+                case NeverFits():
+                    raise CallRejectedError(Reason.PROMPT_TOO_LARGE.value)
+
+    def _ask(self, wanted: _Wanted, patience_s: float | None, route: Route) -> Ask:
+        return Ask(
             lane=self._settings.lane,
-            cost=wanted.cost,
+            cost=route.costs.reserve(wanted.prompt_bytes, wanted.request.max_output_tokens),
             origin_timestamp_ms=self._delivery.origin_timestamp_ms,
             is_retry=self.progress.has_failed or not self._delivery.copy.is_input,
-            patience_s=self.progress.patience_s(ports.clock.now_ms()),
+            patience_s=patience_s,
+            tenant=self._delivery.tenant,
         )
-        match await ports.limiter.acquire(ask):
-            case Permit() as permit:
-                self._account.waited_s += permit.waited_s
-                return permit
-            case Blocked(wait_s=wait_s):
-                now_ms = ports.clock.now_ms()
-                park = decide_blocked(wait_s, progress, self._policy, now_ms, ports.random)
-                raise self._fate.decide(MustPark(park=park, progress=progress))
-            case NeverFits():
-                raise CallRejectedError(Reason.PROMPT_TOO_LARGE.value)
 
-    async def _send(self, wanted: _Wanted, lease: Lease, permit: Permit, attempt: int) -> Outcome:
+    async def _send(self, wanted: _Wanted, lease: Lease, granted: Granted, attempt: int) -> Sent:
         request_id = f"{self._delivery.ref.identity}/{wanted.step}/{attempt}"
-        request = replace(wanted.request, request_id=request_id)
-        call = Call(request=request, request_hash=wanted.request_hash, permit=permit, lease=lease)
+        call = Call(
+            request=replace(wanted.request, request_id=request_id),
+            request_hash=wanted.request_hash,
+            prompt_bytes=wanted.prompt_bytes,
+            granted=granted,
+            lease=lease,
+        )
         task = self._ports.wire_calls.start(self._ports.wire.send(call))
         self._on_wire[lease] = task
         task.add_done_callback(lambda _: self._on_wire.pop(lease, None))
         self.progress.has_called = True
         # A cancelled event leaves the call alone: it is paid for and its answer will be wanted again.
-        outcome, seconds = await asyncio.shield(task)
-        self._account.add_call(outcome, seconds)
-        return outcome
+        sent = await asyncio.shield(task)
+        self._account.add_call(sent.outcome, sent.seconds)
+        return sent
 
-    async def _retry_or_unwind(self, outcome: Throttled | Failed | Halted, progress: Progress) -> Progress:
+    async def _retry_or_unwind(self, outcome: Retriable, progress: Progress, route: Route) -> Progress:
         ports, now_ms = self._ports, self._ports.clock.now_ms()
         progress = self.progress.after(progress, outcome, now_ms)
-        match decide(outcome, progress, self._policy, now_ms, ports.random):
+        another_route = ports.routes.lead_past(route, self.progress.patience_s(now_ms))
+        match decide(outcome, progress, self._policy, now_ms, ports.random, another_route=another_route):
             case RetryInPlace(delay_s=delay_s):
                 await ports.pauses.wait(delay_s)
                 return progress
@@ -257,11 +291,11 @@ class _Wanted:
     step: str
     request: CallRequest
     request_hash: str
-    cost: Cost
+    prompt_bytes: int
 
 
-def _is_answered(task: asyncio.Task[tuple[Outcome, float]]) -> bool:
-    return not task.cancelled() and task.exception() is None and isinstance(task.result()[0], Completed)
+def _is_answered(task: asyncio.Task[Sent]) -> bool:
+    return not task.cancelled() and task.exception() is None and isinstance(task.result().outcome, Completed)
 
 
 async def _release(steps: Steps, lease: Lease) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
+from sluicegate.limiter.api import Blocked, Dimension
 from sluicegate.llm.outcomes import Failed, Halted, Reason, Rejected, Throttled
 from sluicegate.retry.headers import RetryHeaders, RetrySource
 from sluicegate.retry.policy import (
@@ -20,8 +21,11 @@ from sluicegate.retry.policy import (
     tier_for,
 )
 
-Unanswered = Throttled | Failed | Halted | Rejected
+Retriable = Throttled | Failed | Halted
+Unanswered = Retriable | Rejected
 _TOO_MANY_REQUESTS = 429
+_LEAST_WAIT_S = 1.0
+_LEAST_CIRCUIT_WAIT_S = 5.0
 
 
 class EndReason(StrEnum):
@@ -107,34 +111,54 @@ class DeadLetter:
 Decision = RetryInPlace | Park | DeadLetter
 
 
+def judged(outcome: Retriable, *, circuit_is_open: bool) -> Retriable:
+    """Return the outcome as it counts: a failure while the scope's circuit is open is no event's fault."""
+    if circuit_is_open and isinstance(outcome, Failed):
+        return replace(outcome, counts=False)
+    return outcome
+
+
 def decide(
-    outcome: Unanswered, progress: Progress, policy: RetryPolicy, now_ms: int, random: Uniform
+    outcome: Unanswered,
+    progress: Progress,
+    policy: RetryPolicy,
+    now_ms: int,
+    random: Uniform,
+    *,
+    another_route: bool = False,
 ) -> Decision:
-    """Say what follows a call that gave no answer; `progress` already counts it.
+    """Say what follows a call that gave no answer, as `judged`; `progress` already counts it.
 
     Refusals (429, 503, 529) and connection errors end no event by count, and a halted scope ends none
     by deadline either: it is nobody's fault and concerns all. The deadline is looked at only here.
+    `another_route`: the one that was called is closed now and another is open, so nothing needs to wait.
     """
+    if isinstance(outcome, Rejected):
+        return DeadLetter(reason=outcome.reason, cause=outcome.reason, http_status=outcome.http_status)
+    if (ended := _ended_by(outcome, progress, policy, now_ms)) is not None:
+        return ended
+    if another_route:
+        return _in_place(0.0, outcome, progress, policy, now_ms)
     match outcome:
-        case Rejected():
-            return DeadLetter(reason=outcome.reason, cause=outcome.reason, http_status=outcome.http_status)
         case Halted():
             delay_s = tier_delay_s(progress.attempt, policy, random)
             return _park(delay_s, RetrySource.BACKOFF, outcome, progress, policy, now_ms)
         case Throttled() | Failed():
-            return _ended_by(outcome, progress, policy, now_ms) or _retry(
-                outcome, progress, policy, now_ms, random
-            )
+            return _retry(outcome, progress, policy, now_ms, random)
         case _:
             assert_never(outcome)
 
 
 def decide_blocked(
-    wait_s: float, progress: Progress, policy: RetryPolicy, now_ms: int, random: Uniform
+    blocked: Blocked, progress: Progress, policy: RetryPolicy, now_ms: int, random: Uniform
 ) -> Park:
-    """Park an event that was refused or failed before and whose scope stays blocked for `wait_s`."""
+    """Park an event that was refused or failed before and whose scope takes no call for a while.
+
+    Of a circuit only the next probe is known, so one that is due now is no reason to come back at once.
+    """
+    least_s = _LEAST_CIRCUIT_WAIT_S if blocked.cause is Dimension.CIRCUIT else _LEAST_WAIT_S
     return _parked(
-        spread_delay_s(wait_s, policy, random),
+        spread_delay_s(max(blocked.wait_s, least_s), policy, random),
         RetrySource.RESERVATION,
         policy,
         now_ms,
@@ -152,9 +176,9 @@ def decide_behind(
     return _parked(delay_s, RetrySource.PREDECESSOR, policy, now_ms, None, None)
 
 
-def _ended_by(
-    outcome: Throttled | Failed, progress: Progress, policy: RetryPolicy, now_ms: int
-) -> DeadLetter | None:
+def _ended_by(outcome: Retriable, progress: Progress, policy: RetryPolicy, now_ms: int) -> DeadLetter | None:
+    if isinstance(outcome, Halted):
+        return None
     if isinstance(outcome, Failed) and outcome.counts and progress.counted_failures >= policy.max_attempts:
         return _end(EndReason.ATTEMPTS_EXHAUSTED, outcome)
     first_ms = progress.first_failed_at_ms

@@ -13,6 +13,7 @@ import orjson
 from sluicegate.delivery.dispatcher import Item, Slot, Verdict
 from sluicegate.errors import PublishError
 from sluicegate.limiter.api import WaitersReleasedError
+from sluicegate.limiter.costs import CostModel
 from sluicegate.limiter.fake import FakeLimiter
 from sluicegate.limiter.profiles import Profile
 from sluicegate.llm.api import CallRequest
@@ -22,6 +23,7 @@ from sluicegate.processing.handlers import Handler, load_handler
 from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.process import EventProcessor, ProcessorPorts, StreamRules
 from sluicegate.processing.reading import Delivered, DeliveryReader
+from sluicegate.processing.routes import Route, Routes
 from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.records import Headers, OutgoingRecord, Record
@@ -89,6 +91,19 @@ class ScriptedCaller:
         return outcome
 
 
+class RecordedCosts(CostModel):
+    """Keeps what it was taught: prompt bytes, longest answer, usage."""
+
+    def __init__(self) -> None:
+        super().__init__(Profile.GENERIC)
+        self.lessons: list[tuple[int, int, Usage]] = []
+
+    def learn(self, prompt_bytes: int, max_output_tokens: int, usage: Usage) -> None:
+        """Note the lesson and learn it."""
+        self.lessons.append((prompt_bytes, max_output_tokens, usage))
+        super().learn(prompt_bytes, max_output_tokens, usage)
+
+
 class FakePublisher:
     """Keeps what it is given; raises what `failures` holds first, and what `refuse` says."""
 
@@ -113,10 +128,14 @@ class FakePublisher:
 
 @dataclass
 class World:
-    """One stream, its topics and its state. `processor` is the worker at this moment."""
+    """One stream, its topics and its state. `processor` is the worker at this moment.
+
+    With `backup_script` the stream has a second route, `backup`, with a scope and a caller of its own.
+    """
 
     stream: str = "support-chat"
     script: Script = lambda request: answer()
+    backup_script: Script | None = None
     handler: Handler | None = None
     environ: dict[str, str] = field(default_factory=dict)
     wrap: Callable[[str, Any], Any] = lambda name, port: port
@@ -130,6 +149,9 @@ class World:
         self.state = FakeState(self.clock.now_ms, self.new_id)
         self.limiter = FakeLimiter()
         self.caller = ScriptedCaller(self.script)
+        self.costs = RecordedCosts()
+        self.backup_limiter = FakeLimiter(scope="backup")
+        self.backup_caller = ScriptedCaller(self.backup_script or self.script)
         self.publisher = FakePublisher()
         self.metrics = Metrics()
         self.pauses = FakePauses(self.time_passes)
@@ -162,6 +184,7 @@ class World:
         """Move the clock of everything."""
         self.clock.ms += round(seconds * 1000)
         self.limiter.advance(seconds)
+        self.backup_limiter.advance(seconds)
 
     async def time_passes(self, seconds: float) -> None:
         """Do the same with a live worker, which keeps its leases meanwhile."""
@@ -173,18 +196,11 @@ class World:
         assert self.handler is not None
         self.wire_calls = WireCalls(self.crashes.append)
         self.leases = LeaseKeeper(self.state, self.metrics, self.stream)
-        state, limiter = self.wrap("state", self.state), self.wrap("limiter", self.limiter)
+        state = self.wrap("state", self.state)
         steps = StepPorts(
             steps=state,
-            limiter=limiter,
-            wire=Wire(
-                caller=self.wrap("caller", self.caller),
-                limiter=limiter,
-                profile=Profile.GENERIC,
-                steps=state,
-                clock=self.clock,
-                metrics=self.metrics,
-            ),
+            routes=Routes(self._routes(), fallback_after_s=self.own.fallback_after_s),
+            wire=Wire(steps=state, clock=self.clock, metrics=self.metrics),
             wire_calls=self.wire_calls,
             leases=self.leases,
             pauses=self.wrap("pauses", self.pauses),
@@ -212,6 +228,29 @@ class World:
                 sleep=self._sleep,
             ),
         )
+
+    def _routes(self) -> list[Route]:
+        limiter = self.wrap("limiter", self.limiter)
+        own = Route(
+            name="main",
+            model=self.own.model,
+            limiter=limiter,
+            view=limiter,
+            caller=self.wrap("caller", self.caller),
+            costs=self.costs,
+        )
+        if self.backup_script is None:
+            return [own]
+        backup_limiter = self.wrap("limiter", self.backup_limiter)
+        backup = Route(
+            name="backup",
+            model="backup-model",
+            limiter=backup_limiter,
+            view=backup_limiter,
+            caller=self.wrap("caller", self.backup_caller),
+            costs=RecordedCosts(),
+        )
+        return [own, backup]
 
     async def _sleep(self, delay_s: float) -> None:
         self.advance(delay_s)
@@ -266,12 +305,13 @@ class World:
         return await self.processor.work(item, Slot(item))
 
     async def deliver_while_time_passes(self, record: Record) -> Verdict:
-        """Do the same, with blocks that end by themselves."""
+        """Do the same, with blocks that end and probes that become due by themselves."""
         work = self.work = asyncio.create_task(self.deliver(record))
         while not work.done():
             await asyncio.sleep(0)
             if self.limiter.waiting:
-                await self.time_passes(self.limiter.blocked_for_s())
+                circuit = self.limiter.circuit()
+                await self.time_passes(circuit.next_probe_s if circuit else self.limiter.blocked_for_s())
         return work.result()
 
     def due_record(self, parked: OutgoingRecord) -> Record:

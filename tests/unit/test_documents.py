@@ -35,6 +35,7 @@ class FakeLlm:
     running: int = 0
     most_running: int = 0
     usage: Usage = field(default_factory=Usage)
+    routes: tuple[str, ...] = ("main",)
 
     async def complete(self, *, step: str, **asked: Any) -> Completion:
         """Answer after letting others begin."""

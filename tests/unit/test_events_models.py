@@ -151,6 +151,7 @@ def test_a_reply_has_the_documented_keys() -> None:
         "reply": "Hi ü",
         "model": "m-1",
         "usage": {"input_tokens": 3, "output_tokens": 2, "cached_input_tokens": 0},
+        "route": "",
     }
     assert ChatReply.ce_type == "sluicegate.support-chat.reply.v1"
     assert ChatReply.model_validate_json(write_model(reply)) == reply
@@ -161,13 +162,22 @@ def test_an_index_has_the_documented_keys() -> None:
     index = _index(Chunk(index=0, start=0, end=4, summary="s", tags=("a", "b")))
     written = json.loads(write_model(index))
     assert written.keys() == {
-        "document_id", "title", "summary", "tags", "chunks", "degraded", "model", "usage",
+        "document_id", "title", "summary", "tags", "chunks", "degraded", "model", "usage", "routes",
     }  # fmt: skip
     assert written["chunks"] == [
         {"index": 0, "start": 0, "end": 4, "summary": "s", "tags": ["a", "b"], "degraded": False}
     ]
     assert DocumentIndex.ce_type == "sluicegate.documents.index.v1"
     assert DocumentIndex.model_validate_json(write_model(index)) == index
+
+
+def test_results_of_before_there_were_routes_are_read() -> None:
+    """A record without the newer keys is as good as one that has them."""
+    reply = json.loads(write_model(ChatReply(conversation_id="c", turn=1, reply="r", model="m", usage=USAGE)))
+    index = json.loads(write_model(_index(Chunk(index=0, start=0, end=4, summary="s", tags=()))))
+    del reply["route"], index["routes"]
+    assert ChatReply.model_validate_json(json.dumps(reply)).route == ""
+    assert DocumentIndex.model_validate_json(json.dumps(index)).routes == ()
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))

@@ -137,7 +137,7 @@ async def test_calls_on_the_wire_finish_and_are_kept_before_their_event_parks() 
 
     world = world_of(run, script)
     work = asyncio.create_task(world.deliver(world.chat()))
-    await wait_until(lambda: bool(world.limiter.blocks) and len(world.caller.requests) == 2)
+    await wait_until(lambda: bool(world.limiter.signals) and len(world.caller.requests) == 2)
     await asyncio.sleep(0)
     assert world.parked == []
 

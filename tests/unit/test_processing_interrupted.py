@@ -13,7 +13,7 @@ import pytest
 from sluicegate.delivery.dispatcher import Verdict
 from sluicegate.errors import RecordTooLargeError
 from sluicegate.llm.api import CallRequest
-from sluicegate.llm.outcomes import Outcome, Reason, Throttled
+from sluicegate.llm.outcomes import Halted, Outcome, Reason, Throttled
 from sluicegate.records import OutgoingRecord, Record
 from tests.unit.processing_world import World, answer, headers_of
 
@@ -131,6 +131,12 @@ def refusing_once() -> Callable[[CallRequest], Outcome]:
     return lambda request: left.pop() if left else answer()
 
 
+def without_credit_once() -> Callable[[CallRequest], Outcome]:
+    """Have no credit at the first call, then answer everything: a circuit opens and a probe closes it."""
+    left = [Halted(reason=Reason.MONEY, http_status=429)]
+    return lambda request: left.pop() if left else answer()
+
+
 def refusing_a_sibling() -> Callable[[CallRequest], Outcome]:
     """Refuse one chunk's first call for a minute, then answer everything."""
     left = [Throttled(reason=Reason.RATE_LIMITED, http_status=429, retry_after_s=60.0)]
@@ -174,6 +180,8 @@ Script = Callable[[CallRequest], Outcome]
 SCENARIOS: dict[str, tuple[str, Callable[[], Script], Callable[[World], Record]]] = {
     "answered": ("support-chat", lambda: plain, chat),
     "parked and answered": ("support-chat", refusing_once, chat),
+    "parked for want of credit and answered": ("support-chat", without_credit_once, chat),
+    "answered by the backup": ("support-chat", refusing_once, chat),
     "answered too long": ("support-chat", lambda: plain, chat_with_a_large_answer),
     "bad record": ("support-chat", lambda: plain, bad),
     "document with a refused chunk": ("documents", refusing_a_sibling, document),
@@ -190,6 +198,7 @@ async def test_an_interrupted_event_ends_once_and_is_paid_once(scenario: str, fa
         world = World(
             stream=stream,
             script=make_script(),
+            backup_script=plain if scenario == "answered by the backup" else None,
             environ={"SLUICEGATE_STREAMS__DOCUMENTS__CHUNK_TOKENS": "13"},
             wrap=interruption.wrap,
         )
@@ -215,7 +224,9 @@ def _check(world: World, fault: Fault, where: str) -> None:
     assert len(ends) <= 2, where
     is_killed = fault in (Fault.KILLED_BEFORE, Fault.KILLED_AFTER)
     # Only a call on the wire at the moment of a crash can be paid for again.
-    assert all(paid <= 1 + is_killed for paid in world.caller.paid.values()), where
-    assert len(world.limiter.settled) == len(world.limiter.granted), where
+    paid = world.caller.paid + world.backup_caller.paid
+    assert all(times <= 1 + is_killed for times in paid.values()), where
+    for limiter in (world.limiter, world.backup_limiter):
+        assert len(limiter.settled) == len(limiter.granted), where
     assert len(world.leases) == 0, where
     assert world.crashes == [], where

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluicegate.limiter.api import Blocked, Dimension
 from sluicegate.llm.outcomes import Failed, Halted, Reason, Rejected, Throttled
 from sluicegate.records import Origin
 from sluicegate.retry.decisions import (
@@ -21,6 +22,7 @@ from sluicegate.retry.decisions import (
     decide,
     decide_behind,
     decide_blocked,
+    judged,
 )
 from sluicegate.retry.headers import RetryHeaders, RetrySource
 from sluicegate.retry.policy import backoff_ceiling_s, tier_for
@@ -111,6 +113,58 @@ def test_only_faults_count_but_all_raise_the_exponent(outcome: Unanswered, count
     """Refusals and connection errors make waits longer and never use up attempts."""
     progress = first(outcome)
     assert (progress.attempt, progress.counted_failures) == (1, counted)
+
+
+def test_a_failure_while_the_circuit_is_open_is_not_counted() -> None:
+    """An outage is the provider's fault: the exponent rises, max_attempts comes no nearer."""
+    outcome = judged(BROKEN, circuit_is_open=True)
+    progress = later(outcome, attempt=7, counted=7).after(outcome, POLICY, NOW_MS)
+    assert (progress.attempt, progress.counted_failures) == (8, 7)
+    assert isinstance(decide(outcome, progress, POLICY, NOW_MS, always(0.5)), Park)
+    assert judged(BROKEN, circuit_is_open=False) == BROKEN
+    assert [judged(other, circuit_is_open=True) for other in (THROTTLED, HALTED)] == [THROTTLED, HALTED]
+
+
+def test_attempts_used_up_before_an_outage_do_not_end_the_event_in_it() -> None:
+    """A count at the limit (it was lowered meanwhile) is looked at only after a failure that counts."""
+    outcome = judged(BROKEN, circuit_is_open=True)
+    assert isinstance(
+        decide(outcome, later(outcome, attempt=9, counted=8), POLICY, NOW_MS, always(0.5)), Park
+    )
+
+
+# --- Another route ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "outcome", [replace(THROTTLED, retry_after_s=600.0), THROTTLED, OVERLOADED, HALTED, BROKEN, UNREACHED]
+)
+def test_what_another_route_can_take_is_neither_parked_nor_delayed(outcome: Unanswered) -> None:
+    """A closed route's trouble is its own: the next try goes elsewhere at once, however long it asked for."""
+    progress = later(outcome, attempt=12)
+    decision = decide(outcome, progress, POLICY, NOW_MS, always(0.5), another_route=True)
+    assert decision == RetryInPlace(delay_s=0.0)
+
+
+def test_another_route_does_not_outlive_the_deadline() -> None:
+    """What is over by its attempts, its deadline or its expiry ends as ever."""
+    last = later(BROKEN, attempt=8, counted=8)
+    assert isinstance(decide(BROKEN, last, POLICY, NOW_MS, always(0.5), another_route=True), DeadLetter)
+    late = decide(
+        THROTTLED,
+        later(THROTTLED, attempt=3, since_s=86_400),
+        POLICY,
+        NOW_MS,
+        always(0.5),
+        another_route=True,
+    )
+    assert isinstance(late, DeadLetter)
+    assert late.reason is EndReason.DEADLINE_PASSED
+    expiring = replace(POLICY, expires_after_s=60.0)
+    stale = replace(first(HALTED), event_time_ms=NOW_MS - 61_000)
+    dead = decide(HALTED, stale, expiring, NOW_MS, always(0.5), another_route=True)
+    assert isinstance(dead, DeadLetter)
+    assert dead.reason is EndReason.EXPIRED
 
 
 # --- Ends -------------------------------------------------------------------------------------------
@@ -300,7 +354,7 @@ def test_every_decision_agrees_with_the_rules(
 
 def test_a_blocked_scope_parks_by_reservation() -> None:
     """The limiter's block sets the time, the last failure the reason; the tier follows the drawn wait."""
-    decision = decide_blocked(29.0, first(THROTTLED), POLICY, NOW_MS, always(0.5))
+    decision = decide_blocked(Blocked(wait_s=29.0), first(THROTTLED), POLICY, NOW_MS, always(0.5))
     assert decision == Park(
         due_at_ms=NOW_MS + 30_450,
         tier=3,
@@ -308,6 +362,26 @@ def test_a_blocked_scope_parks_by_reservation() -> None:
         reason=Reason.RATE_LIMITED,
         http_status=429,
     )
+
+
+@pytest.mark.parametrize(
+    ("blocked", "least_s"),
+    [
+        (Blocked(wait_s=0.0), 1.0),
+        (Blocked(wait_s=0.0, cause=Dimension.CIRCUIT), 5.0),
+        (Blocked(wait_s=40.0, cause=Dimension.CIRCUIT), 40.0),
+        (Blocked(wait_s=7200.0, cause=Dimension.DAILY_TOKENS), 7200.0),
+    ],
+)
+@given(draw=draws)
+def test_an_event_parked_for_its_scope_is_never_back_at_once(
+    blocked: Blocked, least_s: float, draw: float
+) -> None:
+    """A circuit's wait is at least its next probe and 5 s, any other at least 1 s, each with its spread."""
+    decision = decide_blocked(blocked, first(THROTTLED), POLICY, NOW_MS, always(draw))
+    delay_s = (decision.due_at_ms - NOW_MS) / 1000
+    assert least_s <= delay_s <= least_s + max(1.0, least_s / 10) + 0.001
+    assert decision.source is RetrySource.RESERVATION
 
 
 @given(

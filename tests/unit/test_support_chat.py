@@ -21,11 +21,12 @@ class FakeLlm:
     text: str = "With pleasure."
     asked: list[dict[str, Any]] = field(default_factory=list)
     usage: Usage = field(default_factory=lambda: Usage(input_tokens=7, output_tokens=3))
+    routes: tuple[str, ...] = ("main",)
 
     async def complete(self, **asked: Any) -> Completion:
         """Answer."""
         self.asked.append(asked)
-        return Completion(text=self.text, model="model-1", usage=self.usage)
+        return Completion(text=self.text, model="model-1", usage=self.usage, route="main")
 
 
 @dataclass

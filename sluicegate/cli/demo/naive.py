@@ -68,6 +68,11 @@ class NaiveLlm:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     usage: Usage = field(default_factory=Usage)
 
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The stream's own provider: the recipe knows no other."""
+        return (self.settings.provider,)
+
     async def complete(
         self,
         *,
@@ -96,7 +101,12 @@ class NaiveLlm:
             )
             if isinstance(outcome, Completed):
                 self.usage += outcome.usage
-                return Completion(text=outcome.text, model=outcome.model, usage=outcome.usage)
+                return Completion(
+                    text=outcome.text,
+                    model=outcome.model,
+                    usage=outcome.usage,
+                    route=self.settings.provider,
+                )
             if isinstance(outcome, Rejected):
                 raise CallRejectedError(outcome.reason, outcome.http_status)
             if attempt <= _RETRIES:
