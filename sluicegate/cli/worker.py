@@ -16,15 +16,16 @@ from pathlib import Path
 import structlog
 
 from sluicegate.cli.configuration import command_settings
+from sluicegate.cli.limiting import quota_for
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
-from sluicegate.limiter.booking import Quota
 from sluicegate.limiter.costs import CostModel
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.llm.api_key import ApiKeyFile
 from sluicegate.llm.client import HttpLlmCaller
+from sluicegate.llm.prices import required_price
 from sluicegate.processing.calling import Wire
 from sluicegate.processing.handlers import load_handler
 from sluicegate.processing.leases import LeaseKeeper
@@ -168,18 +169,12 @@ class _Composition:
         self.parts = self._parts()
 
     def _limiter(self, way: ConfiguredRoute) -> RedisLimiter:
-        limits = self.settings.limits_for(way.provider, way.model)
-        quota = (
-            Quota()
-            if limits is None
-            else Quota(
-                requests_per_minute=limits.requests_per_minute,
-                tokens_per_minute=limits.tokens_per_minute,
-                burst_s=limits.burst_s,
-            )
-        )
         return RedisLimiter(
-            self.redis, scope=way.scope, quota=quota, metrics=self.metrics, process_id=_new_id()
+            self.redis,
+            scope=way.scope,
+            quota=quota_for(self.settings, way.scope),
+            metrics=self.metrics,
+            process_id=_new_id(),
         )
 
     def _caller(self, name: str) -> HttpLlmCaller:
@@ -200,7 +195,9 @@ class _Composition:
             limiter=limiter,
             view=limiter,
             caller=self.callers[way.provider],
-            costs=CostModel(self.settings.providers[way.provider].profile),
+            costs=CostModel(
+                self.settings.providers[way.provider].profile, required_price(self.settings, way)
+            ),
         )
 
     def _processor(self) -> EventProcessor:

@@ -61,6 +61,7 @@ LATE_S = 0.05
 WAKE_UP_S = 0.001
 RATE_BLOCK_S = 1.0
 _PROBE_WANTED_S = 3.0
+_PROBE_REPORT_S = 2.0
 _REASONS = {text: reason for reason, text in CIRCUIT_REASONS.items()}
 _BLOCKS = (SignalKind.RATE_LIMITED, SignalKind.RAMP_LIMITED, SignalKind.OVERLOADED)
 
@@ -142,8 +143,13 @@ class RedisLimiter:
             self._learn(permit, quotas)
         if self._unsettled.settle(permit, actual):
             self._queues.ask_now(Dimension.CONCURRENCY)
-        if actual == NOTHING and self._probing == permit.id:
+        if self._probing != permit.id:
+            return
+        if actual == NOTHING:
             self._end_probe(News(code=SignalCode.PROBE_UNUSED, started_us=permit.started_us, is_probe=True))
+        else:
+            # A call that was cancelled shows nothing: without a report the right to probe must end.
+            asyncio.get_running_loop().call_later(_PROBE_REPORT_S, self._forget_probe, permit.id)
 
     async def report(self, permit: Permit, signal: Signal) -> None:
         """Tell all others; a block holds here at once. See `Limiter.report`."""
@@ -453,6 +459,10 @@ class RedisLimiter:
         if seconds > 0:
             self._sight.block.see(now + seconds, now)
             self._answer_impatient()
+
+    def _forget_probe(self, permit_id: str) -> None:
+        if self._probing == permit_id:
+            self._probing = None
 
     def _end_probe(self, news: News) -> None:
         self._probing = None
