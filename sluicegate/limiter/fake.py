@@ -126,7 +126,7 @@ class FakeLimiter:
         if self._open is not None:
             self._judge(permit, signal, self._open)
         elif signal.kind is SignalKind.HALTED or is_outage:
-            self.open_circuit(signal.reason, is_outage=is_outage)
+            self.open_circuit("outage" if is_outage else signal.reason, is_outage=is_outage)
         self._wake()
 
     def release_waiters(self) -> None:

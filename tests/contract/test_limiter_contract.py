@@ -110,7 +110,8 @@ async def _report(
     retry_after_s: float | None = None,
     event: str = "e",
 ) -> None:
-    signal = Signal(kind=kind, reason=kind.value, retry_after_s=retry_after_s, event=event)
+    reason = "money" if kind is SignalKind.HALTED else kind.value
+    signal = Signal(kind=kind, reason=reason, retry_after_s=retry_after_s, event=event)
     await case.limiter.report(permit, signal)
 
 
@@ -285,7 +286,7 @@ async def test_a_halt_opens_the_circuit(case: Case) -> None:
     await _halted(case)
     circuit = case.view.circuit()
     assert circuit is not None
-    assert circuit.reason == "halted"
+    assert circuit.reason == "money"
     assert circuit.open_for_s < 1
     assert FIRST_PROBE_S - 1 < circuit.next_probe_s <= FIRST_PROBE_S
     assert case.view.blocked_for_s() == 0
@@ -403,7 +404,7 @@ async def test_an_outage_opens_the_circuit(case: Case) -> None:
 
     circuit = case.view.circuit()
     assert circuit is not None
-    assert circuit.reason == "down"
+    assert circuit.reason == "outage"
 
 
 async def test_failures_that_are_no_outage_leave_the_circuit_closed(case: Case) -> None:

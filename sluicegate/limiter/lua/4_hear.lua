@@ -63,7 +63,7 @@ end
 local function answered(started, is_probe)
   nothing_fails()
   if s[CIRCUIT] == OUTAGE and started >= s[SINCE] then close_circuit()
-  elseif s[CIRCUIT] > 0 and is_probe > 0 then end_probe(now + s[PROBE_DELAY]) end
+  elseif s[CIRCUIT] > 0 then open_circuit(s[CIRCUIT], is_probe) end
 end
 
 local function failed(event, is_probe)

@@ -1,16 +1,14 @@
 -- Requests: booked on every limited dimension or on none.
 local LEASE, PROBE_LEASE, HUNGRY, BULK_AHEAD, LANE_MEMORY = 10000000, 5000000, 100000, 500000, 60000000
 
-local has_probe = false
+local function has_right_to_probe() return s[HOLDER] == me_hash and s[PROBE_UNTIL] > now end
+
 if s[CIRCUIT] > 0 then
-  local is_mine = s[HOLDER] == me_hash and s[PROBE_UNTIL] > now
-  if is_mine and keeps_probe > 0 then
+  if keeps_probe > 0 and has_right_to_probe() then
     s[PROBE_UNTIL], dirty = max(s[PROBE_UNTIL], now + PROBE_LEASE), true
   elseif wants_probe > 0 and s[PROBE_AT] <= now and s[PROBE_UNTIL] <= now then
     s[HOLDER], s[PROBE_NUMBER], s[PROBE_UNTIL], dirty = me_hash, 0, now + PROBE_LEASE, true
-    is_mine = true
   end
-  has_probe = is_mine and s[PROBE_NUMBER] == 0
 end
 
 local blocked, blocked_by = s[BLOCKED], 8

@@ -1,5 +1,6 @@
 -- Store what changed, remember the reply, and give it.
 local is_leasing = slots() > 0
+local has_probe = s[CIRCUIT] > 0 and has_right_to_probe() and s[PROBE_NUMBER] == 0
 local flags = (was_lost and 1 or 0) + (is_leasing and 2 or 0) + (s[FAILURES] > 0 and 4 or 0)
   + (has_probe and 8 or 0)
 local reply = pack('<' .. string.rep('d', 17), now, s[GENERATION], blocked, blocked_by, flags, s[CIRCUIT],

@@ -32,7 +32,7 @@ def book(
     if scope.slots:
         for booking in batch.renewals:
             scope.leases[scope.lease_id(booking)] = scope.now_us + LEASE_US
-    has_probe = _apply_for_probe(scope)
+    _apply_for_probe(scope)
     desk = Desk(scope)
     for request in reversed(batch.requests):
         if desk.is_doubtful(request.booking):
@@ -55,7 +55,7 @@ def book(
         was_lost=scope.was_lost,
         is_leasing=scope.slots > 0,
         is_failing=state.failures > 0,
-        has_probe=has_probe,
+        has_probe=bool(state.circuit) and _is_mine(scope) and state.probe_number == 0,
         circuit=circuit,
         safe=scope.safe,
         learnt=(requests, tokens, input_tokens, output_tokens),
@@ -69,15 +69,17 @@ def book(
     )
 
 
-def _apply_for_probe(scope: Scope) -> bool:
-    """Renew or grant the right to probe; return whether it is this process's, with no call made yet."""
+def _is_mine(scope: Scope) -> bool:
+    """Whether the right to probe is this process's."""
+    return scope.state.probe_holder == scope.me_hash and scope.state.probe_until_us > scope.now_us
+
+
+def _apply_for_probe(scope: Scope) -> None:
+    """Renew or grant the right to probe an open circuit."""
     state, batch, now_us = scope.state, scope.batch, scope.now_us
     if not state.circuit:
-        return False
-    is_mine = state.probe_holder == scope.me_hash and state.probe_until_us > now_us
-    if is_mine and batch.keeps_probe:
+        return
+    if _is_mine(scope) and batch.keeps_probe:
         scope.set(probe_until_us=max(state.probe_until_us, now_us + PROBE_LEASE_US))
     elif batch.wants_probe and state.probe_at_us <= now_us and state.probe_until_us <= now_us:
         scope.set(probe_holder=scope.me_hash, probe_number=0, probe_until_us=now_us + PROBE_LEASE_US)
-        is_mine = True
-    return is_mine and scope.state.probe_number == 0

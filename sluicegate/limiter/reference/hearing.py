@@ -96,8 +96,8 @@ def _answered(scope: Scope, news: News) -> None:
     state = scope.state
     if state.circuit == CircuitReason.OUTAGE and news.started_us >= state.circuit_since_us:
         _close(scope)
-    elif state.circuit and news.is_probe:
-        _end_probe(scope, scope.now_us + state.probe_delay_us)
+    elif state.circuit:
+        _open(scope, CircuitReason(state.circuit), is_probe=news.is_probe)
 
 
 def _failed(scope: Scope, news: News) -> None:
