@@ -1,0 +1,248 @@
+"""The ways in which Redis goes away, each on real servers, and one run of a crew through one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from sluicegate.local.redis_server import RedisServer, free_port
+from sluicegate.state.connecting import connect
+from tests.contract.limiter_crew import PROCESSES, Crew
+from tests.contract.limiter_scope import open_scope
+from tests.fixtures.tcp_proxy import TcpProxy
+from tests.waiting import wait_until
+
+PASSWORD = "correct-horse"
+GUARD_S = 2.0
+_OPTIONS = ("--requirepass", PASSWORD, "--repl-diskless-sync-delay", "0")
+_CALLS_BEFORE = 60
+_CALLS_AFTER = 60
+# Longer than the second for which a booking made before it may still be used.
+_AWAY_S = 1.4
+# How old the data are that come back: less than the second for which a booking needs no confirmation
+# would prove less.
+_STALE_CALLS = 110
+
+
+def url_of(port: int) -> str:
+    """Return the address with the credentials in it, as an operator would configure it."""
+    return f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+
+
+def _replica_of(server: RedisServer) -> RedisServer:
+    follow = ("--replicaof", f"127.0.0.1 {server.port}", "--masterauth", PASSWORD)
+    return RedisServer(extra=(*_OPTIONS, *follow))
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """Where a fault happens: the server, its administrator, and the crew, which may come by the proxy."""
+
+    server: RedisServer
+    replica: RedisServer | None
+    admin: redis.asyncio.Redis
+    proxy: TcpProxy
+    crew: Crew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One way to go away. The block of `on(place)` is the time for which Redis is away.
+
+    `is_other_run`: another run of Redis answers afterwards, so that the 2 s guard is due.
+    """
+
+    name: str
+    on: Callable[[Place], AbstractAsyncContextManager[None]]
+    is_other_run: bool = False
+    by_proxy: bool = False
+    with_replica: bool = False
+    appendonly: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A crew's way through a fault, in the event loop's time."""
+
+    crew: Crew
+    away_at: float
+    back_at: float
+    was_up: list[float | None]
+    was_up_while_away: list[float | None]
+
+    @property
+    def while_away(self) -> list[float]:
+        """The calls that began while Redis was away."""
+        return self.crew.between(self.away_at, self.back_at)
+
+    @property
+    def pause_s(self) -> float:
+        """How long after its return the first call began."""
+        return self.crew.between(self.back_at)[0] - self.back_at
+
+
+async def pass_through(
+    fault: Fault, *, calls_before: int = _CALLS_BEFORE, calls_after: int = _CALLS_AFTER
+) -> Passage:
+    """Let a crew work, lose Redis, get it back and work on."""
+    now, crew = asyncio.get_running_loop().time, Crew()
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(RedisServer(appendonly=fault.appendonly, extra=_OPTIONS))
+        replica = stack.enter_context(_replica_of(server)) if fault.with_replica else None
+        proxy = await stack.enter_async_context(TcpProxy(server.port))
+        admin = await stack.enter_async_context(
+            connect(url_of(server.port), max_connections=2, timeout_s=2.0)
+        )
+        await open_scope(admin)
+        address = url_of(proxy.port if fault.by_proxy else server.port)
+        await stack.enter_async_context(crew.at_work(address))
+        await crew.more(calls_before)
+        was_up = crew.up()
+        async with fault.on(Place(server=server, replica=replica, admin=admin, proxy=proxy, crew=crew)):
+            away_at = now()
+            await wait_until(lambda: now() > away_at + _AWAY_S)
+            was_up_while_away = crew.up()
+        back_at = now()
+        await crew.more(1, timeout_s=GUARD_S + 3)
+        await wait_until(lambda: crew.up() == [1] * PROCESSES, timeout_s=2, what="both processes reach it")
+        await crew.more(calls_after)
+    return Passage(
+        crew=crew,
+        away_at=away_at,
+        back_at=back_at,
+        was_up=was_up,
+        was_up_while_away=was_up_while_away,
+    )
+
+
+# --- the server is there, and of no use -----------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _hung(place: Place) -> AsyncIterator[None]:
+    os.kill(place.server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(place.server.pid, signal.SIGCONT)
+
+
+def _slow(latency_s: float) -> Callable[[Place], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def slow(place: Place) -> AsyncIterator[None]:
+        place.proxy.latency_s = latency_s
+        yield
+        place.proxy.latency_s = 0.0
+
+    return slow
+
+
+@asynccontextmanager
+async def _read_only(place: Place) -> AsyncIterator[None]:
+    await place.admin.replicaof("127.0.0.1", free_port())
+    yield
+    await place.admin.replicaof("NO", "ONE")
+
+
+@asynccontextmanager
+async def _out_of_memory(place: Place) -> AsyncIterator[None]:
+    await place.admin.config_set("maxmemory", "1mb")
+    yield
+    await place.admin.config_set("maxmemory", "0")
+
+
+@asynccontextmanager
+async def _busy(place: Place) -> AsyncIterator[None]:
+    await place.admin.config_set("lua-time-limit", 20)
+    endless = asyncio.ensure_future(place.admin.eval("while true do end", 0))
+    await wait_until(lambda: 0 in place.crew.up())
+    yield
+    await place.admin.script_kill()
+    with suppress(ResponseError):
+        await endless
+
+
+@asynccontextmanager
+async def _wrong_password(place: Place) -> AsyncIterator[None]:
+    # Connections that are open stay logged in, so they are cut.
+    await place.admin.config_set("requirepass", "changed")
+    await place.admin.client_kill_filter(_type="normal", skipme=True)
+    yield
+    await place.admin.config_set("requirepass", PASSWORD)
+
+
+# --- another run of the server --------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _restarted(place: Place) -> AsyncIterator[None]:
+    place.server.kill()
+    yield
+    await asyncio.to_thread(place.server.start)
+
+
+@asynccontextmanager
+async def _restarted_with_older_data(place: Place) -> AsyncIterator[None]:
+    await place.admin.save()
+    await place.crew.more(_STALE_CALLS)
+    async with _restarted(place):
+        yield
+
+
+@asynccontextmanager
+async def _failed_over(place: Place) -> AsyncIterator[None]:
+    assert place.replica is not None
+    async with connect(url_of(place.replica.port), max_connections=2, timeout_s=2.0) as admin:
+        await _until_in_step(admin)
+        # From here on its data lag.
+        await admin.replicaof("NO", "ONE")
+    await place.crew.more(_STALE_CALLS)
+    place.server.kill()
+    yield
+    place.proxy.move_to(place.replica.port)
+
+
+async def _until_in_step(replica: redis.asyncio.Redis) -> None:
+    deadline = asyncio.get_running_loop().time() + 5
+    while (await replica.info("replication"))["master_link_status"] != "up":
+        assert asyncio.get_running_loop().time() < deadline, "the replica never followed"
+        await asyncio.sleep(0.01)
+
+
+REFUSED = Fault(name="connection refused", on=_restarted, is_other_run=True, appendonly=True)
+HUNG = Fault(name="hung", on=_hung)
+TOO_SLOW = Fault(name="slow: 300 ms", on=_slow(0.3), by_proxy=True)
+SLOW = Fault(name="slow: 100 ms", on=_slow(0.1), by_proxy=True)
+READ_ONLY = Fault(name="read-only", on=_read_only)
+OUT_OF_MEMORY = Fault(name="out of memory", on=_out_of_memory)
+BUSY = Fault(name="busy with a script", on=_busy)
+WRONG_PASSWORD = Fault(name="wrong password", on=_wrong_password)
+OLDER_DATA = Fault(name="restart, data a second old", on=_restarted_with_older_data, is_other_run=True)
+EMPTY = Fault(name="restart, empty", on=_restarted, is_other_run=True)
+FAILOVER = Fault(
+    name="failover, data a second old",
+    on=_failed_over,
+    is_other_run=True,
+    by_proxy=True,
+    with_replica=True,
+)
+FAULTS = (
+    REFUSED,
+    HUNG,
+    TOO_SLOW,
+    SLOW,
+    READ_ONLY,
+    OUT_OF_MEMORY,
+    BUSY,
+    WRONG_PASSWORD,
+    OLDER_DATA,
+    EMPTY,
+    FAILOVER,
+)
