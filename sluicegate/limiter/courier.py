@@ -37,6 +37,7 @@ class Courier:
         self._metrics = metrics
         self._random = random
         self._sequences = itertools.count(1)
+        self._told: set[str] = set()
 
     async def bring(
         self, batch: Batch, *, is_look: bool, blocked_until: Callable[[], float] | None
@@ -63,8 +64,11 @@ class Courier:
         raise AssertionError("count() never ends")
 
     def _went_away(self, error: StateUnavailableError) -> None:
-        if self.is_up:
-            _log.warning("limiter.redis-away", scope=self._scope, error=str(error))
+        # Once for each kind of error in an outage: a server that was restarted with another password is
+        # first not there and then refuses, and only the second tells an operator what to do.
+        if (text := str(error)) not in self._told:
+            self._told.add(text)
+            _log.warning("limiter.redis-away", scope=self._scope, error=text)
         self.is_up = False
         self._metrics.redis_up.set(0)
 
@@ -72,6 +76,7 @@ class Courier:
         if not self.is_up:
             _log.info("limiter.redis-answers", scope=self._scope)
         self.is_up = True
+        self._told.clear()
         self._metrics.redis_up.set(1)
         self.round_trip_s += (round_trip_s - self.round_trip_s) / 8
 

@@ -7,14 +7,16 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING
 
-import redis
 from redis.exceptions import NoScriptError
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.booking import Batch, Quota, Reply, batch_key, decode, encode, scope_key, script_text
+from sluicegate.state.translation import redis_errors_translated
 
 if TYPE_CHECKING:
     import redis.asyncio
+
+_CONNECT_ROUND_TRIPS = 4
 
 
 class BookingLink:
@@ -37,23 +39,37 @@ class BookingLink:
         self._keys = (scope_key(scope), batch_key(scope, process_id))
         self._quota = quota
         self._timeout_s = timeout_s
+        self._is_connected = False
         self._script = script_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
     async def send(self, batch: Batch, sequence: int) -> Reply:
         """Run the script; the same `sequence` again gives the same reply. 0 only looks.
 
-        Raises StateUnavailableError when there was no good answer within the timeout.
+        Raises StateUnavailableError when there was no good answer within the timeout; after such a failure
+        up to `_CONNECT_ROUND_TRIPS` timeouts are first spent on a connection.
         """
         arguments = [*self._keys, *encode(batch, self._quota, sequence)]
-        try:
+        with redis_errors_translated():
+            if not self._is_connected:
+                await self._connect()
+            self._is_connected = False
             async with asyncio.timeout(self._timeout_s):
                 try:
                     raw = await self._client.evalsha(self._sha, 2, *arguments)
                 except NoScriptError:
                     raw = await self._client.eval(self._script, 2, *arguments)
+            self._is_connected = True
+        try:
             return decode(raw)
-        except (redis.RedisError, OSError, TimeoutError, struct.error) as exc:
-            raise StateUnavailableError(
-                f"the limiter got no answer from Redis: {type(exc).__name__}"
-            ) from exc
+        except struct.error as exc:
+            raise StateUnavailableError("the limiter cannot read what Redis answered") from exc
+
+    async def _connect(self) -> None:
+        """Have an open connection in the pool.
+
+        A connection that a timeout cut is gone, and opening one takes several round trips: within the
+        timeout of a single call a Redis that is merely slow would never be reached again.
+        """
+        async with asyncio.timeout(_CONNECT_ROUND_TRIPS * self._timeout_s):
+            await self._client.ping()

@@ -25,7 +25,7 @@ _OPTIONS = ("--requirepass", PASSWORD, "--repl-diskless-sync-delay", "0")
 _CALLS_BEFORE = 60
 _CALLS_AFTER = 60
 # Longer than the second for which a booking made before it may still be used.
-_AWAY_S = 1.4
+_AWAY_S = 1.2
 # How old the data are that come back: less than the second for which a booking needs no confirmation
 # would prove less.
 _STALE_CALLS = 110
@@ -186,27 +186,60 @@ async def _restarted(place: Place) -> AsyncIterator[None]:
     place.server.kill()
     yield
     await asyncio.to_thread(place.server.start)
+    # Its connection ended with the server, and the client would find out by an error.
+    await place.admin.connection_pool.disconnect()
+
+
+@asynccontextmanager
+async def _restarted_with_its_data(place: Place) -> AsyncIterator[None]:
+    await _write(place.admin, "kept")
+    async with _restarted(place):
+        yield
+    assert await _left(place.admin) == {"kept"}
 
 
 @asynccontextmanager
 async def _restarted_with_older_data(place: Place) -> AsyncIterator[None]:
+    await _write(place.admin, "kept")
     await place.admin.save()
+    await _write(place.admin, "lost")
     await place.crew.more(_STALE_CALLS)
     async with _restarted(place):
         yield
+    assert await _left(place.admin) == {"kept"}
+
+
+@asynccontextmanager
+async def _restarted_empty(place: Place) -> AsyncIterator[None]:
+    await _write(place.admin, "lost")
+    async with _restarted(place):
+        yield
+    assert await _left(place.admin) == set()
 
 
 @asynccontextmanager
 async def _failed_over(place: Place) -> AsyncIterator[None]:
     assert place.replica is not None
-    async with connect(url_of(place.replica.port), max_connections=2, timeout_s=2.0) as admin:
-        await _until_in_step(admin)
+    await _write(place.admin, "kept")
+    async with connect(url_of(place.replica.port), max_connections=2, timeout_s=2.0) as replica:
+        await _until_in_step(replica)
         # From here on its data lag.
-        await admin.replicaof("NO", "ONE")
-    await place.crew.more(_STALE_CALLS)
-    place.server.kill()
-    yield
-    place.proxy.move_to(place.replica.port)
+        await replica.replicaof("NO", "ONE")
+        await _write(place.admin, "lost")
+        await place.crew.more(_STALE_CALLS)
+        place.server.kill()
+        yield
+        place.proxy.move_to(place.replica.port)
+        assert await _left(replica) == {"kept"}
+
+
+async def _write(server: redis.asyncio.Redis, mark: str) -> None:
+    await server.sadd("marks", mark)
+
+
+async def _left(server: redis.asyncio.Redis) -> set[str]:
+    """Return the marks that came back: a fault that loses no data would prove nothing."""
+    return {str(mark, "ascii") for mark in await server.smembers("marks") if isinstance(mark, bytes)}
 
 
 async def _until_in_step(replica: redis.asyncio.Redis) -> None:
@@ -216,7 +249,7 @@ async def _until_in_step(replica: redis.asyncio.Redis) -> None:
         await asyncio.sleep(0.01)
 
 
-REFUSED = Fault(name="connection refused", on=_restarted, is_other_run=True, appendonly=True)
+REFUSED = Fault(name="connection refused", on=_restarted_with_its_data, is_other_run=True, appendonly=True)
 HUNG = Fault(name="hung", on=_hung)
 TOO_SLOW = Fault(name="slow: 300 ms", on=_slow(0.3), by_proxy=True)
 SLOW = Fault(name="slow: 100 ms", on=_slow(0.1), by_proxy=True)
@@ -225,7 +258,7 @@ OUT_OF_MEMORY = Fault(name="out of memory", on=_out_of_memory)
 BUSY = Fault(name="busy with a script", on=_busy)
 WRONG_PASSWORD = Fault(name="wrong password", on=_wrong_password)
 OLDER_DATA = Fault(name="restart, data a second old", on=_restarted_with_older_data, is_other_run=True)
-EMPTY = Fault(name="restart, empty", on=_restarted, is_other_run=True)
+EMPTY = Fault(name="restart, empty", on=_restarted_empty, is_other_run=True)
 FAILOVER = Fault(
     name="failover, data a second old",
     on=_failed_over,

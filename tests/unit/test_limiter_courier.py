@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+
+from structlog.testing import capture_logs
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.booking import Batch, Reply
@@ -11,18 +14,23 @@ from sluicegate.telemetry.metrics import Metrics
 
 
 class _AwayLink:
-    """A link that gets no answer so many times."""
+    """A link that gets no answer so many times, for each of the reasons in turn."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, *reasons: str) -> None:
         self.sequences: list[int] = []
         self._left = failures
+        self._reasons = itertools.cycle(reasons or ("away",))
+
+    def fail(self, times: int) -> None:
+        """Get no answer so many times from now on."""
+        self._left = times
 
     async def send(self, batch: Batch, sequence: int) -> Reply:
         """Fail, or answer."""
         self.sequences.append(sequence)
         if self._left:
             self._left -= 1
-            raise StateUnavailableError("away")
+            raise StateUnavailableError(next(self._reasons))
         return Reply(now_us=0, generation=1, blocked_until_us=0, answers=())
 
 
@@ -50,3 +58,20 @@ async def test_a_look_needs_no_memory_in_redis() -> None:
         await courier.bring(Batch(), is_look=is_look, blocked_until=None)
 
     assert link.sequences == [1, 0, 2]
+
+
+async def test_an_outage_is_told_once_for_each_reason() -> None:
+    """Also by a process that never had an answer; and the next outage is told again."""
+    with capture_logs() as logs:
+        link = _AwayLink(100, "refused", "wrong password")
+        courier = _courier(link)
+        for _ in range(2):
+            await courier.bring(Batch(), is_look=False, blocked_until=None)
+            link.fail(100)
+
+    outage = [
+        ("limiter.redis-away", "refused"),
+        ("limiter.redis-away", "wrong password"),
+        ("limiter.redis-answers", None),
+    ]
+    assert [(entry["event"], entry.get("error")) for entry in logs] == outage * 2
