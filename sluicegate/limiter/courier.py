@@ -12,7 +12,7 @@ import structlog
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.booking import Batch, Reply
-from sluicegate.limiter.link import BookingLink
+from sluicegate.limiter.link import BookingLink, ConnectionLostError
 from sluicegate.state.patient import pause_s
 from sluicegate.telemetry.metrics import Metrics
 
@@ -56,6 +56,8 @@ class Courier:
             try:
                 reply = await self._link.send(batch, sequence)
             except StateUnavailableError as exc:
+                if failures == 0 and isinstance(exc, ConnectionLostError):
+                    continue
                 self._went_away(exc)
                 await asyncio.sleep(pause_s(failures + 1, self._random(), longest_s=LONGEST_BACKOFF_S))
             else:

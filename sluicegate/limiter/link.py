@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import redis
 from redis.exceptions import NoScriptError
 
 from sluicegate.errors import StateUnavailableError
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
     import redis.asyncio
 
 _CONNECT_ROUND_TRIPS = 4
+
+
+class ConnectionLostError(StateUnavailableError):
+    """The connection ended, and a new one was made at once: ask again.
+
+    An idle connection that ended with its server says so only when it is used, maybe long after the server
+    is back. Such an error is not an outage yet.
+    """
 
 
 class BookingLink:
@@ -46,24 +56,32 @@ class BookingLink:
     async def send(self, batch: Batch, sequence: int) -> Reply:
         """Run the script; the same `sequence` again gives the same reply. 0 only looks.
 
-        Raises StateUnavailableError when there was no good answer within the timeout; after such a failure
-        up to `_CONNECT_ROUND_TRIPS` timeouts are first spent on a connection.
+        Raises ConnectionLostError, or StateUnavailableError when there was no good answer within the timeout,
+        besides which up to `_CONNECT_ROUND_TRIPS` timeouts are spent on a connection where there is none.
         """
         arguments = [*self._keys, *encode(batch, self._quota, sequence)]
         with redis_errors_translated():
             if not self._is_connected:
                 await self._connect()
             self._is_connected = False
-            async with asyncio.timeout(self._timeout_s):
-                try:
-                    raw = await self._client.evalsha(self._sha, 2, *arguments)
-                except NoScriptError:
-                    raw = await self._client.eval(self._script, 2, *arguments)
+            try:
+                raw = await self._run(arguments)
+            except redis.ConnectionError as exc:
+                await self._connect()
+                self._is_connected = True
+                raise ConnectionLostError("the connection to Redis was lost") from exc
             self._is_connected = True
         try:
             return decode(raw)
         except struct.error as exc:
             raise StateUnavailableError("the limiter cannot read what Redis answered") from exc
+
+    async def _run(self, arguments: Sequence[str | bytes | int]) -> bytes:
+        async with asyncio.timeout(self._timeout_s):
+            try:
+                return bytes(await self._client.evalsha(self._sha, 2, *arguments))
+            except NoScriptError:
+                return bytes(await self._client.eval(self._script, 2, *arguments))
 
     async def _connect(self) -> None:
         """Have an open connection in the pool.

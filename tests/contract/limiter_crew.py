@@ -1,10 +1,9 @@
-"""Two hungry processes on one scope, a record of what they sent, and an independent judge of it."""
+"""Two hungry processes on two scopes, a record of what they sent, and an independent judge of it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from sluicegate.telemetry.metrics import Metrics
 from tests.waiting import wait_until
 
 PROCESSES = 2
-CALLERS = 6
+SCOPES = ("main", "other")
+CALLERS = 6  # in each process, for each scope
 RESERVED_TOKENS = 20
 USED_TOKENS = 10
 QUOTA = Quota(requests_per_minute=6_000, tokens_per_minute=60_000)
@@ -59,12 +59,12 @@ def fullest_window(starts: Sequence[float], window_s: float, allowed: Allowed) -
 class Crew:
     """Callers that never stop asking, in processes that share nothing but Redis.
 
-    `starts` are the event loop's times at which calls began, `most_late_s` is by how much a task that
-    ticks beside them was ever late: how long the event loop stood still.
+    `starts` are the event loop's times at which calls began, for each scope. `most_late_s` is by how much
+    a task that ticks beside them was ever late: how long the event loop stood still.
     """
 
     def __init__(self) -> None:
-        self.starts: list[float] = []
+        self.starts: dict[str, list[float]] = {scope: [] for scope in SCOPES}
         self.most_late_s = 0.0
         self._metrics = [Metrics() for _ in range(PROCESSES)]
 
@@ -73,13 +73,13 @@ class Crew:
         return [each.registry.get_sample_value("sluicegate_redis_up") for each in self._metrics]
 
     async def more(self, calls: int, *, timeout_s: float = 5.0) -> None:
-        """Return when so many more calls have begun."""
-        enough = len(self.starts) + calls
-        await wait_until(lambda: len(self.starts) >= enough, timeout_s=timeout_s, what=f"{calls} more calls")
-
-    def between(self, begin: float, end: float = math.inf) -> list[float]:
-        """Return the starts after `begin` and until `end`, in order."""
-        return [at for at in self.starts if begin < at <= end]
+        """Return when in each scope so many more calls have begun."""
+        enough = {scope: len(starts) + calls for scope, starts in self.starts.items()}
+        await wait_until(
+            lambda: all(len(starts) >= enough[scope] for scope, starts in self.starts.items()),
+            timeout_s=timeout_s,
+            what=f"{calls} more calls in each scope",
+        )
 
     @asynccontextmanager
     async def at_work(self, url: str) -> AsyncIterator[None]:
@@ -88,27 +88,29 @@ class Crew:
         async with AsyncExitStack() as clients, asyncio.TaskGroup() as tasks:
             working = [tasks.create_task(self._tick())]
             for process, metrics in enumerate(self._metrics):
-                limiter = RedisLimiter(
-                    await clients.enter_async_context(connect(url, max_connections=64, timeout_s=2.0)),
-                    scope="main",
-                    quota=QUOTA,
-                    metrics=metrics,
-                    process_id=f"crew-{number}-{process}",
-                )
-                working.append(tasks.create_task(limiter.run()))
-                working += [tasks.create_task(self._call(limiter, Lane(n % 2))) for n in range(CALLERS)]
+                client = await clients.enter_async_context(connect(url, max_connections=64, timeout_s=2.0))
+                for scope in SCOPES:
+                    limiter = RedisLimiter(
+                        client,
+                        scope=scope,
+                        quota=QUOTA,
+                        metrics=metrics,
+                        process_id=f"crew-{number}-{process}",
+                    )
+                    jobs = [self._call(limiter, scope, Lane(caller % 2)) for caller in range(CALLERS)]
+                    working += [tasks.create_task(job) for job in (limiter.run(), *jobs)]
             try:
                 yield
             finally:
                 for task in working:
                     task.cancel()
 
-    async def _call(self, limiter: RedisLimiter, lane: Lane) -> None:
+    async def _call(self, limiter: RedisLimiter, scope: str, lane: Lane) -> None:
         ask = Ask(lane=lane, cost=Cost(tokens=RESERVED_TOKENS), origin_timestamp_ms=0)
         while True:
             permit = await limiter.acquire(ask)
             assert isinstance(permit, Permit)
-            self.starts.append(asyncio.get_running_loop().time())
+            self.starts[scope].append(asyncio.get_running_loop().time())
             limiter.settle(permit, Cost(tokens=USED_TOKENS))
 
     async def _tick(self) -> None:

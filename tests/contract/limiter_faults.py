@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from sluicegate.local.redis_server import RedisServer, free_port
 from sluicegate.state.connecting import connect
-from tests.contract.limiter_crew import PROCESSES, Crew
+from tests.contract.limiter_crew import PROCESSES, SCOPES, Crew
 from tests.contract.limiter_scope import open_scope
 from tests.fixtures.tcp_proxy import TcpProxy
 from tests.waiting import wait_until
@@ -26,9 +26,7 @@ _CALLS_BEFORE = 60
 _CALLS_AFTER = 60
 # Longer than the second for which a booking made before it may still be used.
 _AWAY_S = 1.2
-# How old the data are that come back: less than the second for which a booking needs no confirmation
-# would prove less.
-_STALE_CALLS = 110
+_CALLS_OF_A_SECOND = 100
 
 
 def url_of(port: int) -> str:
@@ -65,6 +63,7 @@ class Fault:
     by_proxy: bool = False
     with_replica: bool = False
     appendonly: bool = False
+    away_s: float = _AWAY_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +76,14 @@ class Passage:
     was_up: list[float | None]
     was_up_while_away: list[float | None]
 
-    @property
-    def while_away(self) -> list[float]:
-        """The calls that began while Redis was away."""
-        return self.crew.between(self.away_at, self.back_at)
+    def between(self, begin: float, end: float) -> list[float]:
+        """Return the starts of all calls after `begin` and until `end`."""
+        return [at for starts in self.crew.starts.values() for at in starts if begin < at <= end]
 
-    @property
-    def pause_s(self) -> float:
-        """How long after its return the first call began."""
-        return self.crew.between(self.back_at)[0] - self.back_at
+    def pauses_s(self) -> list[float]:
+        """Return how long after Redis's return the first call of each scope began."""
+        back_at = self.back_at
+        return [min(at for at in starts if at > back_at) - back_at for starts in self.crew.starts.values()]
 
 
 async def pass_through(
@@ -100,14 +98,15 @@ async def pass_through(
         admin = await stack.enter_async_context(
             connect(url_of(server.port), max_connections=2, timeout_s=2.0)
         )
-        await open_scope(admin)
+        for scope in SCOPES:
+            await open_scope(admin, scope)
         address = url_of(proxy.port if fault.by_proxy else server.port)
         await stack.enter_async_context(crew.at_work(address))
         await crew.more(calls_before)
         was_up = crew.up()
         async with fault.on(Place(server=server, replica=replica, admin=admin, proxy=proxy, crew=crew)):
             away_at = now()
-            await wait_until(lambda: now() > away_at + _AWAY_S)
+            await wait_until(lambda: now() > away_at + fault.away_s)
             was_up_while_away = crew.up()
         back_at = now()
         await crew.more(1, timeout_s=GUARD_S + 3)
@@ -203,7 +202,7 @@ async def _restarted_with_older_data(place: Place) -> AsyncIterator[None]:
     await _write(place.admin, "kept")
     await place.admin.save()
     await _write(place.admin, "lost")
-    await place.crew.more(_STALE_CALLS)
+    await place.crew.more(_CALLS_OF_A_SECOND)
     async with _restarted(place):
         yield
     assert await _left(place.admin) == {"kept"}
@@ -217,20 +216,23 @@ async def _restarted_empty(place: Place) -> AsyncIterator[None]:
     assert await _left(place.admin) == set()
 
 
-@asynccontextmanager
-async def _failed_over(place: Place) -> AsyncIterator[None]:
-    assert place.replica is not None
-    await _write(place.admin, "kept")
-    async with connect(url_of(place.replica.port), max_connections=2, timeout_s=2.0) as replica:
-        await _until_in_step(replica)
-        # From here on its data lag.
-        await replica.replicaof("NO", "ONE")
-        await _write(place.admin, "lost")
-        await place.crew.more(_STALE_CALLS)
-        place.server.kill()
-        yield
-        place.proxy.move_to(place.replica.port)
-        assert await _left(replica) == {"kept"}
+def _failed_over(calls_behind: int) -> Callable[[Place], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def failed_over(place: Place) -> AsyncIterator[None]:
+        assert place.replica is not None
+        await _write(place.admin, "kept")
+        async with connect(url_of(place.replica.port), max_connections=2, timeout_s=2.0) as replica:
+            await _until_in_step(replica)
+            # From here on its data lag.
+            await replica.replicaof("NO", "ONE")
+            await _write(place.admin, "lost")
+            await place.crew.more(calls_behind)
+            place.server.kill()
+            yield
+            place.proxy.move_to(place.replica.port)
+            assert await _left(replica) == {"kept"}
+
+    return failed_over
 
 
 async def _write(server: redis.asyncio.Redis, mark: str) -> None:
@@ -261,10 +263,18 @@ OLDER_DATA = Fault(name="restart, data a second old", on=_restarted_with_older_d
 EMPTY = Fault(name="restart, empty", on=_restarted_empty, is_other_run=True)
 FAILOVER = Fault(
     name="failover, data a second old",
-    on=_failed_over,
+    on=_failed_over(_CALLS_OF_A_SECOND),
     is_other_run=True,
     by_proxy=True,
     with_replica=True,
+)
+FAILOVER_AT_ONCE = Fault(
+    name="failover at once, data 0.3 s old",
+    on=_failed_over(_CALLS_OF_A_SECOND * 3 // 10),
+    is_other_run=True,
+    by_proxy=True,
+    with_replica=True,
+    away_s=0.0,
 )
 FAULTS = (
     REFUSED,
@@ -278,4 +288,5 @@ FAULTS = (
     OLDER_DATA,
     EMPTY,
     FAILOVER,
+    FAILOVER_AT_ONCE,
 )

@@ -10,16 +10,17 @@ from structlog.testing import capture_logs
 from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.booking import Batch, Reply
 from sluicegate.limiter.courier import Courier
+from sluicegate.limiter.link import ConnectionLostError
 from sluicegate.telemetry.metrics import Metrics
 
 
 class _AwayLink:
     """A link that gets no answer so many times, for each of the reasons in turn."""
 
-    def __init__(self, failures: int, *reasons: str) -> None:
+    def __init__(self, failures: int, *reasons: StateUnavailableError) -> None:
         self.sequences: list[int] = []
         self._left = failures
-        self._reasons = itertools.cycle(reasons or ("away",))
+        self._reasons = itertools.cycle(reasons or (StateUnavailableError("away"),))
 
     def fail(self, times: int) -> None:
         """Get no answer so many times from now on."""
@@ -30,7 +31,7 @@ class _AwayLink:
         self.sequences.append(sequence)
         if self._left:
             self._left -= 1
-            raise StateUnavailableError(next(self._reasons))
+            raise next(self._reasons)
         return Reply(now_us=0, generation=1, blocked_until_us=0, answers=())
 
 
@@ -63,7 +64,7 @@ async def test_a_look_needs_no_memory_in_redis() -> None:
 async def test_an_outage_is_told_once_for_each_reason() -> None:
     """Also by a process that never had an answer; and the next outage is told again."""
     with capture_logs() as logs:
-        link = _AwayLink(100, "refused", "wrong password")
+        link = _AwayLink(100, StateUnavailableError("refused"), StateUnavailableError("wrong password"))
         courier = _courier(link)
         for _ in range(2):
             await courier.bring(Batch(), is_look=False, blocked_until=None)
@@ -75,3 +76,17 @@ async def test_an_outage_is_told_once_for_each_reason() -> None:
         ("limiter.redis-answers", None),
     ]
     assert [(entry["event"], entry.get("error")) for entry in logs] == outage * 2
+
+
+async def test_a_connection_that_had_ended_is_no_outage() -> None:
+    """The batch goes out again at once and in silence, but only once: what keeps cutting us off is one."""
+    link = _AwayLink(1, ConnectionLostError("lost"))
+    courier = _courier(link)
+    with capture_logs() as logs:
+        _, was_repeated = await courier.bring(Batch(), is_look=False, blocked_until=None)
+        assert was_repeated
+        assert [entry["event"] for entry in logs] == ["limiter.redis-answers"]
+        link.fail(2)
+        await courier.bring(Batch(), is_look=False, blocked_until=None)
+
+    assert [entry["event"] for entry in logs][1:] == ["limiter.redis-away", "limiter.redis-answers"]
