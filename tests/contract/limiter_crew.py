@@ -72,8 +72,10 @@ class Crew:
         """Return each process's `sluicegate_redis_up`."""
         return [each.registry.get_sample_value("sluicegate_redis_up") for each in self._metrics]
 
-    async def more(self, calls: int, *, timeout_s: float = 5.0) -> None:
-        """Return when in each scope so many more calls have begun."""
+    async def more(self, calls: int, *, timeout_s: float | None = None) -> None:
+        """Return when in each scope so many more calls have begun, by default at half the limit's pace."""
+        if timeout_s is None:
+            timeout_s = 3.0 + 2 * calls / REQUESTS.per_s
         enough = {scope: len(starts) + calls for scope, starts in self.starts.items()}
         await wait_until(
             lambda: all(len(starts) >= enough[scope] for scope, starts in self.starts.items()),
