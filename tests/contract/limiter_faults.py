@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -79,6 +80,15 @@ class Passage:
     def between(self, begin: float, end: float) -> list[float]:
         """Return the starts of all calls after `begin` and until `end`."""
         return [at for starts in self.crew.starts.values() for at in starts if begin < at <= end]
+
+    def longest_pause_s(self) -> float:
+        """Return the longest time without a call that any scope had from the loss on."""
+        return max(
+            later - earlier
+            for starts in self.crew.starts.values()
+            for earlier, later in itertools.pairwise(starts)
+            if later > self.away_at
+        )
 
     def pauses_s(self) -> list[float]:
         """Return how long after Redis's return the first call of each scope began."""
@@ -244,9 +254,13 @@ async def _left(server: redis.asyncio.Redis) -> set[str]:
     return {str(mark, "ascii") for mark in await server.smembers("marks") if isinstance(mark, bytes)}
 
 
+async def _link(replica: redis.asyncio.Redis) -> str:
+    return str((await replica.info("replication"))["master_link_status"])
+
+
 async def _until_in_step(replica: redis.asyncio.Redis) -> None:
     deadline = asyncio.get_running_loop().time() + 5
-    while (await replica.info("replication"))["master_link_status"] != "up":
+    while await _link(replica) != "up" or await _left(replica) != {"kept"}:
         assert asyncio.get_running_loop().time() < deadline, "the replica never followed"
         await asyncio.sleep(0.01)
 
