@@ -90,4 +90,7 @@ class BookingLink:
         timeout of a single call a Redis that is merely slow would never be reached again.
         """
         async with asyncio.timeout(_CONNECT_ROUND_TRIPS * self._timeout_s):
-            await self._client.ping()
+            try:
+                await self._client.ping()
+            except redis.ConnectionError:
+                await self._client.ping()  # that one had been idle too: the pool has other users
