@@ -8,6 +8,7 @@ import sys
 _BENCHMARKS = {
     "dispatcher": "the keyed dispatcher and the offset tracker, with no work",
     "limiter_booking": "what a booking costs Redis, and how exactly a waiter wakes",
+    "limiter_faults": "what the limit was exceeded by, and for how long calls paused, when Redis goes away",
     "worker_throughput": "a whole worker beside a bare loop: events/s, CPU per event, memory",
 }
 

@@ -227,6 +227,7 @@ class ProcessReport:
 class Batch:
     """Everything that one script call does, in this order.
 
+    `lead_us` is how long the reply takes to come: no call is booked to start before it can know.
     `renewals` are bookings whose calls are on the wire and hold a place among the concurrent ones.
     `is_hungry`: interactive calls wait in this process beyond those asked for here. `wants_probe` applies
     for the right to probe an open circuit, `keeps_probe` renews it.
@@ -241,6 +242,7 @@ class Batch:
     report: ProcessReport | None = None
     block_us: int = 0
     horizon_us: int = 60_000_000
+    lead_us: int = 0
     largest: PerMinute = (0.0, 0.0, 0.0, 0.0)
     is_hungry: bool = False
     wants_probe: bool = False

@@ -10,7 +10,7 @@ import structlog
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.booking import Batch, Reply
-from sluicegate.limiter.link import BookingLink
+from sluicegate.limiter.link import BookingLink, ConnectionLostError
 from sluicegate.state.patient import pause_s
 from sluicegate.telemetry.metrics import Metrics
 
@@ -22,19 +22,21 @@ LONGEST_BACKOFF_S = 1.0
 class Courier:
     """Sends one scope's batches, one at a time; `random` gives numbers in [0, 1) for the backoff.
 
-    `is_up` says whether the last try was answered, `round_trip_s` is a moving average.
+    `is_up` says whether the last try was answered, `round_trip_s` is how long the next answer may well take:
+    the last one, or the moving average if that is more.
     """
 
     def __init__(
         self, link: BookingLink, *, scope: str, metrics: Metrics, random: Callable[[], float]
     ) -> None:
         self.is_up = False
-        self.round_trip_s = 0.001
+        self.round_trip_s = self._average_s = 0.001
         self._link = link
         self._scope = scope
         self._metrics = metrics
         self._random = random
         self._sequences = itertools.count(1)
+        self._told: set[str] = set()
 
     async def bring(self, batch: Callable[[], Batch]) -> tuple[Reply, bool]:
         """Return the reply, and whether it may be one from memory, long after its bookings were made.
@@ -47,6 +49,8 @@ class Courier:
             try:
                 reply = await self._link.send(batch(), sequence)
             except StateUnavailableError as exc:
+                if failures == 0 and isinstance(exc, ConnectionLostError):
+                    continue
                 self._went_away(exc)
                 await asyncio.sleep(pause_s(failures + 1, self._random(), longest_s=LONGEST_BACKOFF_S))
             else:
@@ -55,8 +59,11 @@ class Courier:
         raise AssertionError("count() never ends")
 
     def _went_away(self, error: StateUnavailableError) -> None:
-        if self.is_up:
-            _log.warning("limiter.redis-away", scope=self._scope, error=str(error))
+        # Once for each kind of error in an outage: a server that was restarted with another password is
+        # first not there and then refuses, and only the second tells an operator what to do.
+        if (text := str(error)) not in self._told:
+            self._told.add(text)
+            _log.warning("limiter.redis-away", scope=self._scope, error=text)
         self.is_up = False
         self._metrics.redis_up.set(0)
 
@@ -64,8 +71,10 @@ class Courier:
         if not self.is_up:
             _log.info("limiter.redis-answers", scope=self._scope)
         self.is_up = True
+        self._told.clear()
         self._metrics.redis_up.set(1)
-        self.round_trip_s += (round_trip_s - self.round_trip_s) / 8
+        self._average_s += (round_trip_s - self._average_s) / 8
+        self.round_trip_s = max(self._average_s, round_trip_s)
 
 
 def _now() -> float:

@@ -243,7 +243,7 @@ class RedisLimiter:
         head = lane.head()
         if head is None:
             return False
-        return ahead < self._sight.starts_within(head.ask.cost, self._courier.round_trip_s + WAKE_UP_S)
+        return ahead < self._sight.starts_within(head.ask.cost, 2 * self._lead_s)
 
     def _take_requesters(self) -> list[Waiter]:
         taken, self._to_confirm = self._to_confirm[:MOST_AHEAD], self._to_confirm[MOST_AHEAD:]
@@ -289,6 +289,7 @@ class RedisLimiter:
             report=self._process_report() if is_look else None,
             block_us=max(0, int((self._block_wanted_until - now) * 1e6)),
             horizon_us=int(HORIZON_S * 1e6),
+            lead_us=int(self._lead_s * 1e6),
             largest=self._largest,
             is_hungry=self._queues[Lane.INTERACTIVE].head() is not None,
             wants_probe=is_wanted and not requesters,
@@ -335,11 +336,11 @@ class RedisLimiter:
             case Verdict.CONFIRMED:
                 self._wait_for_start(waiter, is_confirmed=True)
             case Verdict.BOOKED:
-                waiter.booking = _booking(waiter, answer, reply, now)
+                waiter.booking = self._booking(waiter, answer, reply)
                 if is_old and not waiter.answer.done():
                     self._book_anew(waiter)
                 else:
-                    self._wait_for_start(waiter, is_confirmed=answer.wait_us == 0)
+                    self._wait_for_start(waiter, is_confirmed=False)
             case Verdict.RETRY:
                 waiter.booking = None
                 self._ask_later(waiter, answer, now)
@@ -349,6 +350,23 @@ class RedisLimiter:
                     waiter.answer.set_result(NeverFits(dimension=answer.dimension))
             case _:
                 assert_never(answer.verdict)
+
+    def _booking(self, waiter: Waiter, answer: Answer, reply: Reply) -> Booking:
+        start_us = reply.now_us + answer.wait_us
+        return Booking(
+            ref=BookingRef(
+                generation=reply.generation,
+                number=answer.number,
+                stretch=answer.stretch,
+                start_us=start_us,
+            ),
+            cost=waiter.ask.cost,
+            start_at=self._sight.loop_time(start_us),
+            wait_s=answer.wait_us / 1e6,
+            is_leased=reply.is_leasing,
+            is_probe=answer.dimension is Dimension.CIRCUIT,
+            raised_us=reply.raised_us,
+        )
 
     def _ask_later(self, waiter: Waiter, answer: Answer, now: float) -> None:
         """Put a waiter back; one that only the day's rest is too small for lets the others pass."""
@@ -379,25 +397,25 @@ class RedisLimiter:
             return
         if waiter.answer.done():
             self._drop_booking(waiter)
-        elif is_confirmed and booking.start_at <= self._now():
-            if self.blocked_for_s() > 0:  # learned while the batch was under way, so Redis did not know
-                self._confirm(waiter)
-            else:
-                self._grant(waiter)
+            return
+        self._booked.add(waiter)
+        is_sure = is_confirmed or booking.wait_s <= CONFIRM_AFTER_S
+        # What must be confirmed first asks so early that the answer comes in time.
+        wake_at = booking.start_at if is_sure else booking.start_at - self._lead_s
+        if wake_at <= self._now():
+            self._start_reached(waiter, is_sure)
         else:
-            self._booked.add(waiter)
-            waiter.timer = asyncio.get_running_loop().call_at(
-                booking.start_at, self._start_reached, waiter, is_confirmed
-            )
+            loop = asyncio.get_running_loop()
+            waiter.timer = loop.call_at(wake_at, self._start_reached, waiter, is_sure)
 
-    def _start_reached(self, waiter: Waiter, is_confirmed: bool) -> None:
+    def _start_reached(self, waiter: Waiter, is_sure: bool) -> None:
         waiter.timer = None
         booking = waiter.booking
         if booking is None or waiter.answer.done():
             return
-        is_sure = is_confirmed or booking.wait_s <= CONFIRM_AFTER_S
         if self._now() - booking.start_at > LATE_S:
             self._book_anew(waiter)
+        # A block may have been learned while the batch was under way, so that Redis did not know.
         elif is_sure and self._still_holds(waiter) and self.blocked_for_s() <= 0:
             self._grant(waiter)
         else:
@@ -521,6 +539,11 @@ class RedisLimiter:
             if booking.is_probe:
                 self._unsettled.tell(News(code=SignalCode.PROBE_UNUSED, started_us=booking.ref.start_us))
 
+    @property
+    def _lead_s(self) -> float:
+        """How long it takes to ask Redis, and to wake up for the answer."""
+        return self._courier.round_trip_s + WAKE_UP_S
+
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
@@ -528,23 +551,6 @@ class RedisLimiter:
 def _request(waiter: Waiter) -> Request:
     booking = waiter.booking.ref if waiter.booking is not None else BookingRef()
     return Request(cost=waiter.ask.cost, lane=waiter.ask.lane, booking=booking)
-
-
-def _booking(waiter: Waiter, answer: Answer, reply: Reply, now: float) -> Booking:
-    return Booking(
-        ref=BookingRef(
-            generation=reply.generation,
-            number=answer.number,
-            stretch=answer.stretch,
-            start_us=reply.now_us + answer.wait_us,
-        ),
-        cost=waiter.ask.cost,
-        start_at=now + answer.wait_us / 1e6,
-        wait_s=answer.wait_us / 1e6,
-        is_leased=reply.is_leasing,
-        is_probe=answer.dimension is Dimension.CIRCUIT,
-        raised_us=reply.raised_us,
-    )
 
 
 def _larger(largest: PerMinute, cost: Cost) -> PerMinute:

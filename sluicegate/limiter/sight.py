@@ -16,6 +16,9 @@ from sluicegate.limiter.booking import (
     minute_units,
 )
 
+_DRIFT_US_PER_S = 200.0  # more than any two clocks of working machines
+_LONGEST_LATENCY_US = 250_000.0
+
 CIRCUIT_REASONS = {
     CircuitReason.OUTAGE: "outage",
     CircuitReason.MONEY: "money",
@@ -71,13 +74,13 @@ class Sight:
         self.has_probe = False
         self._quota = quota
         self._circuit: CircuitView | None = None
-        self._now_us = 0
+        self._offset_us = -math.inf
         self._seen_at = 0.0
 
     def see(self, reply: Reply, now: float) -> bool:
         """Take a reply in; return whether waiting calls may have reason to ask again at once."""
         before = (self.generation, self.blocked_until_us, self._circuit, self.limits)
-        self._now_us, self._seen_at = reply.now_us, now
+        self._compare_clocks(reply.now_us, now)
         self.generation = reply.generation
         self.is_leasing, self.is_failing = reply.is_leasing, reply.is_failing
         self.has_probe, self._circuit = reply.has_probe, reply.circuit
@@ -88,12 +91,28 @@ class Sight:
                 self.block.lift(now)
             self.blocked_until_us, self.blocked_by = reply.blocked_until_us, reply.blocked_by
             if reply.blocked_until_us > reply.now_us:
-                self.block.see(now + (reply.blocked_until_us - reply.now_us) / 1e6, now)
+                self.block.see(self.loop_time(reply.blocked_until_us), now)
         return before != (self.generation, self.blocked_until_us, self._circuit, self.limits)
 
     def redis_us(self, now: float) -> int:
-        """Return Redis's time, as far as is known."""
-        return self._now_us + int((now - self._seen_at) * 1e6)
+        """Return Redis's time, as far as is known; never later than it is."""
+        return int(now * 1e6 + self._offset_us)
+
+    def loop_time(self, redis_us: int) -> float:
+        """Return the event loop's time of a moment of Redis's; never earlier than it is."""
+        return (redis_us - self._offset_us) / 1e6
+
+    def _compare_clocks(self, redis_us: int, now: float) -> None:
+        """Keep the reply that came fastest: what others took longer is the network's doing, not the clock's.
+
+        If starts were counted from each reply's arrival, calls would start later while Redis is slow, and
+        those booked behind them would meet them when it is fast again.
+        """
+        offset_us = redis_us - now * 1e6
+        drifted_us = self._offset_us - (now - self._seen_at) * _DRIFT_US_PER_S
+        is_stepped_back = offset_us < drifted_us - _LONGEST_LATENCY_US
+        self._offset_us = offset_us if is_stepped_back else max(offset_us, drifted_us)
+        self._seen_at = now
 
     def circuit(self, now: float) -> Circuit | None:
         """Return the open circuit."""

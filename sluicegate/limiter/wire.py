@@ -32,7 +32,7 @@ DIMENSIONS = (
     Dimension.CONCURRENCY,
 )
 _PARTS = ("1_open", "2_rates", "3_settle", "4_hear", "5_ask", "6_close")
-_HEAD = struct.Struct("<22d")
+_HEAD = struct.Struct("<23d")
 _REPLY = struct.Struct("<17d")
 _ANSWER = struct.Struct("<6d")
 _LOST, _LEASING, _FAILING, _PROBE = 1, 2, 4, 8
@@ -68,6 +68,7 @@ def encode(
         batch.wants_probe,
         batch.keeps_probe,
         process_hash(process),
+        batch.lead_us,
     )
     give_backs = _rows((*_booking(g.booking), *_cost(g.cost)) for g in batch.give_backs)
     settlements = _rows(

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sluicegate.errors import StackError
 
@@ -84,7 +86,9 @@ class RedisServer:
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_TIMEOUT_S
-        with redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=1.0) as client:
+        # The client's own retries would back off for seconds where the server needs a few ms.
+        retry = Retry(NoBackoff(), 0)
+        with redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=1.0, retry=retry) as client:
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:
                     raise StackError(f"the Redis server ended at once with code {self._process.returncode}")

@@ -16,8 +16,9 @@ def redis_errors_translated() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as exc:  # TimeoutError is an OSError
-        # An error reply begins with its code (READONLY, OOM, NOAUTH); the rest of it may quote.
-        code = str(exc).partition(" ")[0] if isinstance(exc, ResponseError) else ""
+        # An error reply begins with its code (BUSY, MISCONF), which redis-py takes off where it has a class
+        # for it (ReadOnlyError); the rest may quote.
+        code = str(exc).partition(" ")[0] if type(exc) is ResponseError else ""
         raise StateUnavailableError(
             f"Redis did not do what it was asked ({type(exc).__name__}{code and ' ' + code}): "
             "see `sluicegate doctor`"

@@ -126,6 +126,7 @@ def _batches(now_us: int) -> st.SearchStrategy[Batch]:
         report=st.one_of(st.none(), reports),
         block_us=st.sampled_from([0, 0, 0, 1, 3 * _SECOND_US]),
         horizon_us=st.sampled_from([0, 2 * _SECOND_US, 60 * _SECOND_US]),
+        lead_us=st.sampled_from([0, 700, 100_000]),
         largest=st.sampled_from([(0.0, 0.0, 0.0, 0.0), (1.0, 900.0, 500.0, 200.0)]),
         is_hungry=st.booleans(),
         wants_probe=st.booleans(),

@@ -288,6 +288,10 @@ class _Held:
         self.let_go = asyncio.Event()
         self._client: Any = client
 
+    async def ping(self) -> Any:
+        """Answer at once."""
+        return await self._client.ping()
+
     async def evalsha(self, *arguments: Any) -> Any:
         """Run the script; the last but one holds the requests."""
         try:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+
+from structlog.testing import capture_logs
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.api import Dimension
 from sluicegate.limiter.booking import Batch, Reply
 from sluicegate.limiter.courier import Courier
+from sluicegate.limiter.link import ConnectionLostError
 from sluicegate.telemetry.metrics import Metrics
 
 
 class _AwayLink:
-    """A link that gets no answer so many times."""
+    """A link that gets no answer so many times, for each of the reasons in turn."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, *reasons: StateUnavailableError) -> None:
         self.sequences: list[int] = []
         self.batches: list[Batch] = []
         self._left = failures
+        self._reasons = itertools.cycle(reasons or (StateUnavailableError("away"),))
+
+    def fail(self, times: int) -> None:
+        """Get no answer so many times from now on."""
+        self._left = times
 
     async def send(self, batch: Batch, sequence: int) -> Reply:
         """Fail, or answer."""
         self.sequences.append(sequence)
         if self._left:
             self._left -= 1
-            raise StateUnavailableError("away")
+            raise next(self._reasons)
         self.batches.append(batch)
         return Reply(
             now_us=0,
@@ -66,3 +75,34 @@ async def test_each_try_says_how_things_are_by_then() -> None:
     await _courier(link).bring(lambda: Batch(block_us=next(left_us)))
 
     assert [batch.block_us for batch in link.batches] == [100]
+
+
+async def test_an_outage_is_told_once_for_each_reason() -> None:
+    """Also by a process that never had an answer; and the next outage is told again."""
+    with capture_logs() as logs:
+        link = _AwayLink(100, StateUnavailableError("refused"), StateUnavailableError("wrong password"))
+        courier = _courier(link)
+        for _ in range(2):
+            await courier.bring(Batch)
+            link.fail(100)
+
+    outage = [
+        ("limiter.redis-away", "refused"),
+        ("limiter.redis-away", "wrong password"),
+        ("limiter.redis-answers", None),
+    ]
+    assert [(entry["event"], entry.get("error")) for entry in logs] == outage * 2
+
+
+async def test_a_connection_that_had_ended_is_no_outage() -> None:
+    """The batch goes out again at once and in silence, but only once: what keeps cutting us off is one."""
+    link = _AwayLink(1, ConnectionLostError("lost"))
+    courier = _courier(link)
+    with capture_logs() as logs:
+        _, was_repeated = await courier.bring(Batch)
+        assert was_repeated
+        assert [entry["event"] for entry in logs] == ["limiter.redis-answers"]
+        link.fail(2)
+        await courier.bring(Batch)
+
+    assert [entry["event"] for entry in logs][1:] == ["limiter.redis-away", "limiter.redis-answers"]

@@ -8,7 +8,8 @@
 -- ARGV[1]  sequence of this process's batch, growing; ARGV[2] the process's name
 -- ARGV[3]  doubles: whether run_id must be asked for, horizon, burst, block for so long, limits of the minute
 --          (requests, tokens, input, output; 0 = none), of the day (requests, tokens, micro-dollars), concurrency,
---          bulk's share, strict window, largest calls (4), is hungry, wants probe, keeps probe, the process's hash
+--          bulk's share, strict window, largest calls (4), is hungry, wants probe, keeps probe, the process's
+--          hash, lead: no call starts sooner than this, the time that the reply takes
 -- ARGV[4]  give-backs '<9d': booking (generation, number, stretch, start), cost (requests, tokens, input, output,
 --          micro-dollars)
 -- ARGV[5]  settlements '<12d': booking, extra cost, is released, duration, is alive
@@ -20,7 +21,7 @@
 --          (0 booked, 1 confirmed, 2 retry, 3 never), dimension, wait, until, number, stretch
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.
-local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 2, 2000000, 60000000, 10000000, 1000000
+local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 2, 2000000, 60000000, 10000000, 100000
 local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS = 86400000, 3600000, 3600000
 local spread = unpack
 local pack, unpack, ceil, floor, max, min = struct.pack, struct.unpack, math.ceil, math.floor, math.max, math.min
@@ -32,8 +33,8 @@ local done = redis.call('GET', KEYS[2])
 if done and unpack('<d', done) >= sequence then return string.sub(done, 9) end
 
 local must_check, horizon, burst, block, m1, m2, m3, m4, day1, day2, day3, concurrency, bulk_share, strict,
-  large1, large2, large3, large4, is_hungry, wants_probe, keeps_probe, me_hash =
-  unpack('<dddddddddddddddddddddd', ARGV[3])
+  large1, large2, large3, large4, is_hungry, wants_probe, keeps_probe, me_hash, lead =
+  unpack('<ddddddddddddddddddddddd', ARGV[3])
 local configured, per_day = {m1, m2, m3, m4}, {day1, day2, day3}
 local has_days = day1 > 0 or day2 > 0 or day3 > 0
 
@@ -62,8 +63,8 @@ if raw then
   s = {unpack(LAYOUT, raw)}
   run_id = s[2]
 end
--- INFO costs as much as ten bookings. A server that started anew, or took over, has no script yet: whoever
--- brings it asks. Once a second somebody asks all the same, for servers behind a proxy.
+-- INFO costs as much as ten bookings, so not every batch asks whose state this is: a process does on each new
+-- connection and when it brings the script, and ten times a second somebody does all the same.
 local run = run_id
 if must_check > 0 or not raw or now - s[CHECKED] >= CHECK_EVERY or now < s[CHECKED] then
   run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')

@@ -47,7 +47,8 @@ if open_slots > 0 and #ARGV[9] > 0 then
   in_use = redis.call('ZCARD', KEYS[3])
 end
 
-local base = is_blocked and blocked or now
+local base = max(now + lead, blocked)
+local base_by = is_blocked and base == blocked and blocked_by or 0
 local base_stretch = stretch_at(base)
 local interactive_until = 0
 
@@ -108,7 +109,7 @@ for at = 1, #ARGV[9], 80 do
       end
     end
     local start = base
-    if is_blocked then dimension = blocked_by end
+    dimension = base_by
     local large = too_large(units, requests, tokens, micros)
     if large then
       verdict, dimension = 3, large

@@ -103,8 +103,8 @@ class Desk:
 
     def _start(self, request: Request) -> tuple[int, Dimension]:
         scope, burst_us = self._scope, self._scope.quota.burst_us
-        start_us, binding = scope.now_us, Dimension.NONE
-        if self.blocked_until_us > start_us:
+        start_us, binding = scope.now_us + scope.batch.lead_us, Dimension.NONE
+        if self.blocked_until_us > scope.now_us and self.blocked_until_us >= start_us:
             start_us, binding = self.blocked_until_us, self.blocked_by
         times_us = scope.times_us(request.cost, scope.stretch(start_us))
         for tat_us, time_us, dimension in zip(scope.state.tats_us, times_us, MINUTE_DIMENSIONS, strict=True):
