@@ -54,10 +54,10 @@ _LONGEST_STALL_S = 0.2
 _SEEN_EARLIER_S = 0.2
 
 
-def _assert_never_over(passage: Passage, slack_calls: float = _SLACK_CALLS) -> None:
+def _assert_never_over(passage: Passage) -> None:
     for starts in passage.crew.starts.values():
-        assert most_beyond(starts, REQUESTS) <= slack_calls
-        assert most_beyond(starts, TOKENS, each=USED_TOKENS) <= slack_calls * USED_TOKENS
+        assert most_beyond(starts, REQUESTS) <= _SLACK_CALLS
+        assert most_beyond(starts, TOKENS, each=USED_TOKENS) <= _SLACK_CALLS * USED_TOKENS
 
 
 def _assert_going_again(passage: Passage, *, guard_s: float) -> None:
@@ -149,24 +149,14 @@ async def test_a_failover_in_no_time_is_guarded() -> None:
 
 
 async def test_a_redis_slower_than_usual_is_used() -> None:
-    """Within the timeout nothing pauses, and what changes is when calls start: by one latency at most."""
+    """Within the timeout nothing pauses, and neither its beginning nor its end sends a call too many."""
     with capture_logs() as logs:
         passage = await pass_through(SLOW)
 
     assert passage.was_up_while_away == [1] * PROCESSES
     assert len(passage.between(passage.away_at, passage.back_at)) > 30
     assert [entry for entry in logs if entry["log_level"] == "warning"] == []
-    _assert_never_over(passage, _SLACK_CALLS + 0.1 * REQUESTS.per_s)
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="a start that is granted when a slow answer comes is later than it was booked; when answers are"
-    " fast again, those calls meet the next ones",
-)
-async def test_an_end_of_slowness_sends_no_more_than_the_limit() -> None:
-    """When answers come 100 ms sooner than before, no window holds a tenth of a second's calls too many."""
-    _assert_never_over(await pass_through(SLOW))
+    _assert_never_over(passage)
 
 
 async def test_a_process_that_comes_while_redis_is_slow_gets_in() -> None:
