@@ -262,15 +262,14 @@ class Verdict(IntEnum):
 class Answer:
     """One request's answer, and the dimension that bound it.
 
-    `wait_us` counts from the reply's `now_us`: to the start for BOOKED, to the next asking for RETRY.
-    `until_us` is, for RETRY, when the call could start as far as is known. A BOOKED one that is bound by
-    CIRCUIT is the probe.
+    `wait_us` counts from the reply's `now_us`: to the start for BOOKED, to the next asking for RETRY. A
+    RETRY that is bound by a limit or a block lies beyond the horizon: the call could start a horizon after
+    that. A BOOKED one that is bound by CIRCUIT is the probe.
     """
 
     verdict: Verdict
     dimension: Dimension
     wait_us: int = 0
-    until_us: int = 0
     number: int = 0
     stretch: float = 1.0
 

@@ -373,7 +373,7 @@ class RedisLimiter:
         if waiter.answer.done():
             return
         if answer.dimension in DAY_DIMENSIONS and self._sight.blocked_until_us <= self._sight.redis_us(now):
-            until_s = answer.until_us / 1e6
+            until_s = answer.wait_us / 1e6 + HORIZON_S
             if waiter.ask.patience_s is not None and until_s > waiter.ask.patience_s:
                 waiter.answer.set_result(Blocked(wait_s=until_s, cause=answer.dimension))
                 return

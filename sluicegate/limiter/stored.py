@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 from sluicegate.limiter.booking import ProcessReport
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 FAILING_EVENTS = 5
 HOURS = 26
 _DIMENSIONS = 4
@@ -27,7 +27,8 @@ class ScopeState:
     `tats_us` are the theoretical arrival times, `shares_us` those of bulk's guaranteed part. `cut_at_us`
     is when a 429 last lowered `safe`; after `ramp_from_us` the rate climbs from half for `ramp_us`.
     `ceiling` bounds concurrent calls after an overload (0: none), `call_us` is how long they take.
-    `interactive_at_us` is when interactive work last booked, until `hungry_until_us` some of it waits.
+    `usual` is what calls take of late, in units: so much may always go at once; `largest` what they ever took,
+    while windows are strict. `interactive_at_us` is when interactive work last booked, until `hungry_until_us` some of it waits.
     """
 
     run_id: str
@@ -63,12 +64,13 @@ class ScopeState:
     learnt: FourRates = NO_RATES
     raised_us: FourTimes = NO_TIMES
     largest: FourRates = NO_RATES
+    usual: FourRates = NO_RATES
 
 
-_FLOATS = frozenset({"safe", "ceiling", "ceiling_top", "call_us", "learnt", "largest"})
+_FLOATS = frozenset({"safe", "ceiling", "ceiling_top", "call_us", "learnt", "largest", "usual"})
 _WIDTHS = {
     "failing_events": FAILING_EVENTS,
-    **dict.fromkeys(("tats_us", "shares_us", "learnt", "raised_us", "largest"), _DIMENSIONS),
+    **dict.fromkeys(("tats_us", "shares_us", "learnt", "raised_us", "largest", "usual"), _DIMENSIONS),
 }
 _NAMES = tuple(each.name for each in fields(ScopeState) if each.name != "run_id")
 _STATE = struct.Struct(f"<B40s{sum(_WIDTHS.get(name, 1) for name in _NAMES)}d")

@@ -33,8 +33,9 @@ DIMENSIONS = (
 )
 _PARTS = ("1_open", "2_rates", "3_settle", "4_hear", "5_ask", "6_close")
 _HEAD = struct.Struct("<23d")
-_REPLY = struct.Struct("<17d")
-_ANSWER = struct.Struct("<6d")
+_REPLY = struct.Struct("<18d")
+_ANSWER = struct.Struct("<3d")
+_VERDICTS = 16
 _LOST, _LEASING, _FAILING, _PROBE = 1, 2, 4, 8
 
 
@@ -112,7 +113,7 @@ def decode(raw: bytes) -> Reply:
     )
     flags = int(bits)
     learnt_1, learnt_2, learnt_3, learnt_4 = rest[:4]
-    raised_1, raised_2, raised_3, raised_4 = map(int, rest[4:])
+    raised_1, raised_2, raised_3, raised_4, newest = map(int, rest[4:])
     return Reply(
         now_us=int(now),
         generation=int(generation),
@@ -130,17 +131,24 @@ def decode(raw: bytes) -> Reply:
         safe=safe,
         learnt=(learnt_1, learnt_2, learnt_3, learnt_4),
         raised_us=(raised_1, raised_2, raised_3, raised_4),
-        answers=tuple(map(_answer, _ANSWER.iter_unpack(raw[_REPLY.size :]))),
+        answers=_answers(list(_ANSWER.iter_unpack(raw[_REPLY.size :])), newest),
     )
 
 
-def _answer(row: tuple[float, ...]) -> Answer:
-    verdict, dimension, wait, until, number, stretch = row
-    return Answer(
-        verdict=Verdict(int(verdict)),
-        dimension=DIMENSIONS[int(dimension)],
-        wait_us=int(wait),
-        until_us=int(until),
-        number=int(number),
-        stretch=stretch,
-    )
+def _answers(rows: list[tuple[float, ...]], newest: int) -> tuple[Answer, ...]:
+    """Number the bookings from the newest back."""
+    answers = []
+    for code, wait, stretch in reversed(rows):
+        verdict, dimension = divmod(int(code), _VERDICTS)
+        is_booked = verdict == Verdict.BOOKED
+        answers.append(
+            Answer(
+                verdict=Verdict(verdict),
+                dimension=DIMENSIONS[dimension],
+                wait_us=int(wait),
+                number=newest if is_booked else 0,
+                stretch=stretch,
+            )
+        )
+        newest -= is_booked
+    return tuple(reversed(answers))

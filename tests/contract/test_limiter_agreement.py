@@ -176,6 +176,7 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
             shares_us=(draw(around), draw(around), draw(around), draw(around)),
             learnt=(draw(st.sampled_from([0.0, 0.0, 50.0])), draw(st.sampled_from([0.0, 900.0])), 0.0, 0.0),
             raised_us=(0, 200_000, 0, 0),
+            usual=(1.0, draw(st.sampled_from([0.0, 2_500.5])), 0.0, 20.0),
         ),
         leases={f"other:1:{n}": now_us + draw(_shifts) for n in range(draw(st.integers(0, 3)))},
         days=DayState(hour=hour, used=(draw(used), draw(used), draw(used))) if draw(st.booleans()) else None,

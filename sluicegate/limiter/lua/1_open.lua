@@ -16,12 +16,13 @@
 -- ARGV[6]  news '<6d': code, started, retry after, circuit reason, event, is probe
 -- ARGV[7]  observations '<4d': dimension, extra, raised before, limit; ARGV[8] renewals '<4d': booking
 -- ARGV[9]  requests '<10d': lane, booking (number 0 = none), cost; ARGV[10] report '<4d', or empty
--- Reply    '<17d' now, generation, blocked until, by dimension, flags (1 lost, 2 leasing, 4 failing, 8 probe),
---          circuit, since, next probe, safe, learnt limits (4), raised (4); then for each request '<6d' verdict
---          (0 booked, 1 confirmed, 2 retry, 3 never), dimension, wait, until, number, stretch
+-- Reply    '<18d' now, generation, blocked until, by dimension, flags (1 lost, 2 leasing, 4 failing, 8 probe),
+--          circuit, since, next probe, safe, learnt limits (4), raised (4), number of the newest booking; then for
+--          each request '<3d' 16 x verdict (0 booked, 1 confirmed, 2 retry, 3 never) + dimension, wait, stretch.
+--          Bookings of one batch are numbered in a row.
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.
-local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 2, 2000000, 60000000, 10000000, 100000
+local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 3, 2000000, 60000000, 10000000, 100000
 local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS = 86400000, 3600000, 3600000
 local spread = unpack
 local pack, unpack, ceil, floor, max, min = struct.pack, struct.unpack, math.ceil, math.floor, math.max, math.min
@@ -44,10 +45,10 @@ local CHECKED, GENERATION, NEWEST, LAST_NOW, BLOCKED, BLOCK_CODE, CUT_AT, SAFE, 
 local CEILING, CEILING_TOP, CEILING_AT, CALL, INTERACTIVE_AT, HUNGRY_UNTIL, FAILURES, FAILING_SINCE, EVENTS =
   14, 15, 16, 17, 18, 19, 20, 21, 21
 local CIRCUIT, SINCE, PROBE_AT, PROBE_UNTIL, PROBE_DELAY, HOLDER, PROBE_NUMBER = 27, 28, 29, 30, 31, 32, 33
-local TAT, SHARE, LEARNT, RAISED, LARGEST, LAST = 33, 37, 41, 45, 49, 53
+local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, LAST = 33, 37, 41, 45, 49, 53, 57
 local MOMENTS = {BLOCKED, CUT_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, FAILING_SINCE,
   SINCE, PROBE_AT, SHARE + 1, SHARE + 2, SHARE + 3, SHARE + 4}
-local LAYOUT = '<Bc40' .. string.rep('d', LAST - 2)
+local LAYOUT = '<Bc40ddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
 local LENGTH = 41 + 8 * (LAST - 2)
 local BLOCK_GUARD, BLOCK_TOLD = 4, 5
 

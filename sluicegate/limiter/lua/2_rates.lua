@@ -1,5 +1,5 @@
 -- Rates: which dimensions of the minute have a limit now, and how long each needs to refill a cost.
-local active, limit_of, span_of, safe
+local active, limit_of, span_of, burst_of, safe
 
 local function limit(d)
   local learnt = s[LEARNT + d]
@@ -7,13 +7,15 @@ local function limit(d)
 end
 
 local function look_at_rates()
-  active, limit_of, span_of = {}, {}, {}
+  active, limit_of, span_of, burst_of = {}, {}, {}, {}
   for d = 1, 4 do
     local per_minute = limit(d)
     if per_minute > 0 then
       local n = #active + 1
       active[n], limit_of[n], span_of[n] = d, per_minute, WINDOW
       if strict > 0 then span_of[n] = WINDOW * (1 + (burst + s[LARGEST + d] * WINDOW / per_minute) / strict) end
+      -- What a usual call takes may always go at once: else two limits that bind in turn waste each other.
+      burst_of[n] = max(burst, ceil(s[USUAL + d] * span_of[n] / per_minute))
     end
   end
   safe = min(1, s[SAFE] + 0.01 * floor((now - s[SAFE_AT]) / 10000000))

@@ -21,13 +21,13 @@ for at = 1, #ARGV[5], 96 do
   local g, n, stretch, start, requests, tokens, input, output, micros, is_released, duration, is_alive =
     unpack('<dddddddddddd', ARGV[5], at)
   local is_ours = g == s[GENERATION]
-  local units = {requests, tokens, input, output}
   for j = 1, #active do
     local d = active[j]
     local tat = s[TAT + d]
-    local c = ceil(units[d] * (span_of[j] * stretch) / limit_of[j])
+    local units = d == 1 and requests or d == 2 and tokens or d == 3 and input or output
+    local c = units ~= 0 and ceil(units * (span_of[j] * stretch) / limit_of[j]) or 0
     -- What a lost state forgot must not be refunded to its successor; what was used more is owed all the same.
-    if c > 0 then s[TAT + d] = max(tat, now) + c elseif is_ours then s[TAT + d] = tat + c end
+    if c > 0 then s[TAT + d] = max(tat, now) + c elseif c < 0 and is_ours then s[TAT + d] = tat + c end
   end
   if has_days then
     if is_ours then add_to_day(start, requests, tokens, micros)

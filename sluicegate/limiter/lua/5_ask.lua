@@ -50,9 +50,12 @@ end
 local base = max(now + lead, blocked)
 local base_by = is_blocked and base == blocked and blocked_by or 0
 local base_stretch = stretch_at(base)
+local is_even = s[RAMP] == 0 or base >= s[RAMP_FROM] + s[RAMP]
 local interactive_until = 0
+local cost = {} -- by place in `active`: what the call at hand takes of each dimension's refill
 
-local function too_large(units, requests, tokens, micros)
+local function too_large(requests, tokens, input, output, micros)
+  local units = {requests, tokens, input, output}
   for j = 1, #active do
     if units[active[j]] > limit_of[j] then return active[j] end
   end
@@ -64,8 +67,25 @@ local function too_large(units, requests, tokens, micros)
   end
 end
 
+local function first_free_day(start, requests, tokens, micros)
+  local wanted, by = {requests, tokens, micros}, nil
+  for k = 1, 3 do
+    if per_day[k] > 0 then
+      local earliest = day_start(k, wanted[k], used_today(k))
+      if earliest > start then start, by = earliest, 4 + k end
+    end
+  end
+  return start, by
+end
+
+local function probe_wait()
+  local is_taken = s[PROBE_UNTIL] > now
+  if is_taken and s[HOLDER] == me_hash and s[PROBE_NUMBER] == 0 then return 0 end
+  return max(0, (is_taken and s[PROBE_UNTIL] or s[PROBE_AT]) - now)
+end
+
 -- Bulk work books when nobody interactive waits and it is soon, or from its share; returns the wait.
-local function lane_wait(units, start, stretch)
+local function lane_wait(start)
   local hungry_until = max(s[HUNGRY_UNTIL], interactive_until + HUNGRY)
   local ahead = now - s[INTERACTIVE_AT] <= LANE_MEMORY and min(horizon, BULK_AHEAD) or horizon
   if hungry_until <= now and start - now <= ahead then return 0 end
@@ -74,18 +94,14 @@ local function lane_wait(units, start, stretch)
   if bulk_share > 0 then
     local places, costs, share = {}, {}, 0
     for j = 1, #active do
-      local d = active[j]
-      local c = ceil(units[d] * (span_of[j] * stretch) / limit_of[j])
-      if c > 0 then places[#places + 1], costs[#costs + 1] = d, ceil(c / bulk_share) end
+      if cost[j] > 0 then places[#places + 1], costs[#costs + 1] = active[j], ceil(cost[j] / bulk_share) end
     end
     if #places == 0 then
       places[1], costs[1] = 1, ceil((open_slots > 0 and s[CALL] / open_slots or 0) / bulk_share)
     end
     for i = 1, #places do share = max(share, s[SHARE + places[i]]) end
     if share <= now then
-      for i = 1, #places do
-        s[SHARE + places[i]] = max(s[SHARE + places[i]], now) + costs[i]
-      end
+      for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]], now) + costs[i] end
       return 0
     end
     next_at = min(next_at, share)
@@ -93,64 +109,65 @@ local function lane_wait(units, start, stretch)
   return max(20000, next_at - now)
 end
 
-local out = {}
+local out, filled = {}, 0
 for at = 1, #ARGV[9], 80 do
   local lane, g, n, held_stretch, _, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
-  local verdict, dimension, wait, until_us, stretch = 0, 0, 0, 0, 1
-  if n > 0 and g == s[GENERATION] and not is_doubtful(n) then
-    verdict, stretch = 1, held_stretch
+  local verdict, dimension, wait, stretch = 0, base_by, 0, base_stretch
+  local is_held = n > 0 and g == s[GENERATION] and not is_doubtful(n)
+  local large = not is_held and too_large(requests, tokens, input, output, micros)
+  local circuit_wait = s[CIRCUIT] > 0 and probe_wait() or 0
+  if is_held then
+    verdict, dimension, stretch = 1, 0, held_stretch
+  elseif large then
+    verdict, dimension = 3, large
+  elseif circuit_wait > 0 then
+    verdict, dimension, wait = 2, 9, circuit_wait
   else
-    local units = {requests, tokens, input, output}
-    local probe_wait = 0
-    if s[CIRCUIT] > 0 then
-      local is_taken = s[PROBE_UNTIL] > now
-      if not (is_taken and s[HOLDER] == me_hash and s[PROBE_NUMBER] == 0) then
-        probe_wait = max(0, (is_taken and s[PROBE_UNTIL] or s[PROBE_AT]) - now)
+    local start = base
+    for j = 1, #active do
+      local d = active[j]
+      local units = d == 1 and requests or d == 2 and tokens or d == 3 and input or output
+      local c = ceil(units * (span_of[j] * stretch) / limit_of[j])
+      cost[j] = c
+      if c > 0 then
+        -- A call larger than the burst starts when the bucket is full, and leaves it in debt.
+        local tat, allowed = s[TAT + d], burst_of[j]
+        if tat < now then tat = now end
+        local earliest = c < allowed and tat + c - allowed or tat
+        if earliest > start then start, dimension = earliest, d end
       end
     end
-    local start = base
-    dimension = base_by
-    local large = too_large(units, requests, tokens, micros)
-    if large then
-      verdict, dimension = 3, large
-    elseif probe_wait > 0 then
-      verdict, dimension, wait, until_us = 2, 9, probe_wait, probe_wait
-    else
+    if has_days then
+      local later, by = first_free_day(start, requests, tokens, micros)
+      if by then start, dimension = later, by end
+    end
+    wait = start - now
+    if start > base and not is_even then
+      stretch = stretch_at(start)
       for j = 1, #active do
         local d = active[j]
-        local c = ceil(units[d] * (span_of[j] * base_stretch) / limit_of[j])
-        if c > 0 then
-          -- A call larger than the burst starts when the bucket is full, and leaves it in debt.
-          local earliest = max(s[TAT + d], now) + min(c, burst) - burst
-          if earliest > start then start, dimension = earliest, d end
-        end
+        local units = d == 1 and requests or d == 2 and tokens or d == 3 and input or output
+        cost[j] = ceil(units * (span_of[j] * stretch) / limit_of[j])
       end
-      if has_days then
-        local wanted = {requests, tokens, micros}
-        for k = 1, 3 do
-          if per_day[k] > 0 then
-            local earliest = day_start(k, wanted[k], used_today(k))
-            if earliest > start then start, dimension = earliest, 4 + k end
-          end
-        end
-      end
-      wait = start - now
-      stretch = start == base and base_stretch or stretch_at(start)
-      if wait > horizon then
-        verdict, until_us, wait = 2, wait, wait - horizon
-      elseif open_slots > 0 and in_use >= open_slots then
-        wait = max(5000, min(floor(s[CALL] / open_slots), 250000))
-        verdict, dimension, until_us = 2, 11, wait
-      else
-        local later = lane > 0 and lane_wait(units, start, stretch) or 0
-        if later > 0 then verdict, dimension, wait, until_us = 2, 10, later, later end
-      end
+    end
+    if wait > horizon then
+      verdict, wait = 2, wait - horizon
+    elseif open_slots > 0 and in_use >= open_slots then
+      wait = max(5000, min(floor(s[CALL] / open_slots), 250000))
+      verdict, dimension = 2, 11
+    else
+      local later = lane > 0 and lane_wait(start) or 0
+      if later > 0 then verdict, dimension, wait = 2, 10, later end
     end
     if verdict == 0 then
       for j = 1, #active do
-        local d = active[j]
-        local c = ceil(units[d] * (span_of[j] * stretch) / limit_of[j])
-        if c > 0 then s[TAT + d] = max(s[TAT + d], start) + c end
+        local c, d = cost[j], active[j]
+        if c > 0 then
+          local tat, usual = s[TAT + d], s[USUAL + d]
+          s[TAT + d] = (tat > start and tat or start) + c
+          local units = d == 1 and requests or d == 2 and tokens or d == 3 and input or output
+          s[USUAL + d] = usual > 0 and usual + (units - usual) / 16 or units
+        end
       end
       if has_days then add_to_day(start, requests, tokens, micros) end
       n = s[NEWEST] + 1
@@ -161,19 +178,18 @@ for at = 1, #ARGV[9], 80 do
       end
       if lane == 0 then
         s[INTERACTIVE_AT] = now
-        if is_hungry > 0 then interactive_until = max(interactive_until, start) end
+        if is_hungry > 0 and start > interactive_until then interactive_until = start end
       end
       if s[CIRCUIT] > 0 then
         dimension = 9
         s[HOLDER], s[PROBE_NUMBER], s[PROBE_UNTIL] = me_hash, n, start + PROBE_LEASE
       end
-    else
-      n = 0
-      if verdict == 2 and lane == 0 then interactive_until = max(interactive_until, now + wait) end
-      stretch = 1
     end
   end
-  out[#out + 1] = pack('<dddddd', verdict, dimension, wait, until_us, n, stretch)
+  if verdict > 1 then stretch = 1 end
+  if verdict == 2 and lane == 0 then interactive_until = max(interactive_until, now + wait) end
+  out[filled + 1], out[filled + 2], out[filled + 3] = 16 * verdict + dimension, wait, stretch
+  filled = filled + 3
 end
 if is_hungry > 0 then interactive_until = max(interactive_until, now) end
 if interactive_until > 0 and interactive_until + HUNGRY > s[HUNGRY_UNTIL] then

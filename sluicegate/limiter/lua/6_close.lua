@@ -3,9 +3,9 @@ local is_leasing = slots() > 0
 local has_probe = s[CIRCUIT] > 0 and has_right_to_probe() and s[PROBE_NUMBER] == 0
 local flags = (was_lost and 1 or 0) + (is_leasing and 2 or 0) + (s[FAILURES] > 0 and 4 or 0)
   + (has_probe and 8 or 0)
-local reply = pack('<' .. string.rep('d', 17), now, s[GENERATION], blocked, blocked_by, flags, s[CIRCUIT],
+local reply = pack('<dddddddddddddddddd', now, s[GENERATION], blocked, blocked_by, flags, s[CIRCUIT],
   s[SINCE], max(s[PROBE_AT], s[PROBE_UNTIL]), safe, s[LEARNT + 1], s[LEARNT + 2], s[LEARNT + 3], s[LEARNT + 4],
-  s[RAISED + 1], s[RAISED + 2], s[RAISED + 3], s[RAISED + 4]) .. table.concat(out)
+  s[RAISED + 1], s[RAISED + 2], s[RAISED + 3], s[RAISED + 4], s[NEWEST]) .. pack('<' .. string.rep('d', filled), spread(out, 1, filled))
 if dirty then
   s[LAST_NOW] = now
   local far = max(s[TAT + 1], s[TAT + 2], s[TAT + 3], s[TAT + 4], blocked, now) - now

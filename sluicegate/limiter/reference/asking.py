@@ -13,6 +13,7 @@ from sluicegate.limiter.booking import (
     Request,
     Verdict,
     day_units,
+    minute_units,
 )
 from sluicegate.limiter.reference.scope import Scope
 
@@ -23,6 +24,7 @@ BULK_AHEAD_US = 500_000
 LANE_MEMORY_US = 60_000_000
 # Interactive work that waits unbooked is believed to wait until its process should have asked again.
 HUNGRY_US = 100_000
+_SMOOTHING = 16
 _LEAST_LANE_WAIT_US = 20_000
 _LEAST_SLOT_WAIT_US = 5_000
 _LONGEST_SLOT_WAIT_US = 250_000
@@ -35,6 +37,7 @@ class Desk:
         self._scope = scope
         self.blocked_until_us, self.blocked_by = scope.block
         self._interactive_until_us = 0
+        self._bursts_us = [scope.burst_us(i) if limit > 0 else 0 for i, limit in enumerate(scope.limits)]
 
     def is_doubtful(self, booking: BookingRef) -> bool:
         """Whether an earlier booking must be given back: its scope is blocked, or its circuit open."""
@@ -68,23 +71,22 @@ class Desk:
             return Answer(
                 verdict=Verdict.CONFIRMED,
                 dimension=Dimension.NONE,
-                number=booking.number,
                 stretch=booking.stretch,
             )
         if (dimension := scope.quota.too_small_for(request.cost, self._limits())) is not None:
             return Answer(verdict=Verdict.NEVER, dimension=dimension)
         if (probe_wait_us := self._probe_wait_us()) > 0:
-            return _retry(Dimension.CIRCUIT, probe_wait_us, probe_wait_us)
+            return _retry(Dimension.CIRCUIT, probe_wait_us)
         start_us, dimension = self._start(request)
         wait_us = start_us - scope.now_us
         if wait_us > scope.batch.horizon_us:
-            return _retry(dimension, wait_us - scope.batch.horizon_us, wait_us)
+            return _retry(dimension, wait_us - scope.batch.horizon_us)
         if 0 < scope.slots <= len(scope.leases):
             slot_us = math.floor(scope.state.call_us / scope.slots)
             slot_us = max(_LEAST_SLOT_WAIT_US, min(slot_us, _LONGEST_SLOT_WAIT_US))
-            return _retry(Dimension.CONCURRENCY, slot_us, slot_us)
+            return _retry(Dimension.CONCURRENCY, slot_us)
         if request.lane is Lane.BULK and (lane_wait_us := self._lane_wait_us(request, start_us)) > 0:
-            return _retry(Dimension.LANE, lane_wait_us, lane_wait_us)
+            return _retry(Dimension.LANE, lane_wait_us)
         return self._book(request, start_us, dimension)
 
     def _limits(self) -> tuple[float, float, float, float]:
@@ -102,16 +104,18 @@ class Desk:
         return max(0, (state.probe_until_us if is_taken else state.probe_at_us) - now_us)
 
     def _start(self, request: Request) -> tuple[int, Dimension]:
-        scope, burst_us = self._scope, self._scope.quota.burst_us
+        scope = self._scope
         start_us, binding = scope.now_us + scope.batch.lead_us, Dimension.NONE
         if self.blocked_until_us > scope.now_us and self.blocked_until_us >= start_us:
             start_us, binding = self.blocked_until_us, self.blocked_by
         times_us = scope.times_us(request.cost, scope.stretch(start_us))
-        for tat_us, time_us, dimension in zip(scope.state.tats_us, times_us, MINUTE_DIMENSIONS, strict=True):
-            # A call larger than the burst starts when the bucket is full, and leaves it in debt.
-            earliest_us = max(tat_us, scope.now_us) + min(time_us, burst_us) - burst_us
-            if time_us > 0 and earliest_us > start_us:
-                start_us, binding = earliest_us, dimension
+        for i, (tat_us, time_us) in enumerate(zip(scope.state.tats_us, times_us, strict=True)):
+            if time_us > 0:
+                # A call larger than the burst starts when the bucket is full, and leaves it in debt.
+                burst_us = self._bursts_us[i]
+                earliest_us = max(tat_us, scope.now_us) + min(time_us, burst_us) - burst_us
+                if earliest_us > start_us:
+                    start_us, binding = earliest_us, MINUTE_DIMENSIONS[i]
         for index, (units, limit) in enumerate(
             zip(day_units(request.cost), scope.quota.per_day, strict=True)
         ):
@@ -158,6 +162,8 @@ class Desk:
         for i, time_us in enumerate(scope.times_us(request.cost, stretch)):
             if time_us > 0:
                 scope.put("tats_us", i, max(scope.state.tats_us[i], start_us) + time_us)
+                units, usual = minute_units(request.cost)[i], scope.state.usual[i]
+                scope.put("usual", i, usual + (units - usual) / _SMOOTHING if usual > 0 else units)
         for index, units in enumerate(day_units(request.cost)):
             scope.days.add(index, start_us, units)
         number = scope.state.newest + 1
@@ -183,5 +189,5 @@ class Desk:
         )
 
 
-def _retry(dimension: Dimension, wait_us: int, until_us: int) -> Answer:
-    return Answer(verdict=Verdict.RETRY, dimension=dimension, wait_us=wait_us, until_us=until_us)
+def _retry(dimension: Dimension, wait_us: int) -> Answer:
+    return Answer(verdict=Verdict.RETRY, dimension=dimension, wait_us=wait_us)

@@ -88,6 +88,15 @@ class Scope:
         largest_us = self.state.largest[dimension] * WINDOW_US / self.limits[dimension]
         return WINDOW_US * (1 + (self.quota.burst_us + largest_us) / strict_us)
 
+    def burst_us(self, dimension: int) -> int:
+        """Return how far calls may run ahead of an even pace: by as much as a usual call takes, at least.
+
+        With less, two limits that bind in turn waste each other: a call that is large on one of them leaves
+        the other unused until its debt is paid.
+        """
+        usual_us = self.state.usual[dimension] * self.span_us(dimension) / self.limits[dimension]
+        return max(self.quota.burst_us, math.ceil(usual_us))
+
     @property
     def safe(self) -> float:
         """The safety factor: lowered by a 429, and back by a hundredth each ten seconds."""
