@@ -17,9 +17,9 @@ from typing import Any
 
 import redis
 
-from benchmarks.duel.contender import Plan
+from benchmarks.duel.entrants import Entrant
 from benchmarks.duel.peers_env import ROOT
-from benchmarks.duel.worker import Orders
+from benchmarks.duel.workload import Workload
 from benchmarks.processes import cpu_s
 from sluicegate.local.provider.quota import Limits
 from sluicegate.local.redis_server import RedisServer
@@ -28,65 +28,6 @@ _START_AFTER_S = 0.3
 _END_WITHIN_S = 30.0
 _POLL_S = 0.02
 _SCRIPT_COMMANDS = ("cmdstat_evalsha", "cmdstat_eval")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrant:
-    """Who fights: the name in the table, the class, and the Python that has what it imports."""
-
-    label: str
-    contender: str
-    python: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What the processes want and how long they are watched.
-
-    `calls` 0: every one of `callers` per process asks again as soon as it was answered. Else that many calls
-    in all stand there at the start. `concurrency` is for the contender that has no limiter.
-    """
-
-    processes: int
-    callers: int
-    limits: Limits
-    window_s: float
-    requests_per_window: int
-    tokens_per_window: int
-    warm_up_s: float
-    measured_s: float
-    seed: int
-    calls: int = 0
-    concurrency: int = 40
-    latency_s: float = 0.1
-    mean_tokens: float = 0.0
-    sigma: float = 1.0
-    largest_call_tokens: int = 0
-
-    def orders(self, contender: str, folder: Path, redis_url: str, process: int) -> Orders:
-        """Return what one process is told."""
-        plan = Plan(
-            redis_url=redis_url,
-            process=process,
-            concurrency=self.concurrency,
-            window_s=self.window_s,
-            requests_per_window=self.requests_per_window,
-            tokens_per_window=self.tokens_per_window,
-            largest_call_tokens=self.largest_call_tokens,
-            seed=self.seed,
-        )
-        share = self.calls // self.processes + (process < self.calls % self.processes)
-        return Orders(
-            contender=contender,
-            judge=str(folder / "judge"),
-            report=str(folder / f"report-{process}"),
-            plan=plan,
-            callers=self.callers,
-            calls=share,
-            latency_s=self.latency_s,
-            mean_tokens=self.mean_tokens,
-            sigma=self.sigma,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ def print_bouts(
 ) -> None:
     """Print one provider's table: the median of the runs, and the least and the most of several."""
     rows = [
-        [label, *(_cell([read(f) for f in runs], form) for _, read, form in _COLUMNS)]
+        [label, *(cell([read(f) for f in runs], form) for _, read, form in _COLUMNS)]
         for label, runs in results.items()
     ]
     rows += [[label, f"not installed: {reason}"] for label, reason in absent.items()]
@@ -66,7 +66,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown:
     print("\n".join(line.rstrip() for line in lines), flush=True)
 
 
-def _cell(values: list[float], form: str) -> str:
+def cell(values: list[float], form: str) -> str:
+    """Return the median, and the least and the most where there are several."""
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return "-"
