@@ -13,7 +13,7 @@ from benchmarks.duel.bout import fight
 from benchmarks.duel.entrants import OURS, PEERS, entrants
 from benchmarks.duel.figures import Figures, figures
 from benchmarks.duel.table import print_bouts
-from benchmarks.duel.workload import MEAN_TOKENS, REQUESTS, TOKENS, WINDOW_S, duel_workload
+from benchmarks.duel.workload import full_workload, quick_workload
 from sluicegate.local.provider.quota import Enforcement
 
 
@@ -35,29 +35,20 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] = ()) -> None:
     """Run the bouts and print a table for each model."""
     args = _arguments(arguments)
-    processes, callers = (2, 20) if args.quick else (args.processes, args.callers)
-    # After a window and the first turn of all callers the queue stands; then four whole windows are watched.
-    turn_s = processes * callers / min(REQUESTS / WINDOW_S, TOKENS / WINDOW_S / MEAN_TOKENS)
-    warm_up_s, measured_s = (2.0, WINDOW_S) if args.quick else (max(WINDOW_S, 1.5 * turn_s), 4 * WINDOW_S)
     chosen, absent = entrants(args.only or [*OURS, *PEERS])
-    print(
-        f"seeds {args.seed} to {args.seed + args.runs - 1}, {processes} processes x {callers} callers,"
-        f" {warm_up_s:g} s discarded, then {measured_s:g} s measured",
-        flush=True,
-    )
     for enforcement in map(Enforcement, args.models or list(Enforcement)):
         results: dict[str, list[Figures]] = {}
-        for run in range(args.runs):
+        for seed in range(args.seed, args.seed + args.runs):
+            if args.quick:
+                work = quick_workload(enforcement, seed=seed)
+            else:
+                work = full_workload(enforcement, processes=args.processes, callers=args.callers, seed=seed)
             for entrant in chosen:
-                work = duel_workload(
-                    enforcement,
-                    processes=processes,
-                    callers=callers,
-                    seed=args.seed + run,
-                    warm_up_s=warm_up_s,
-                    measured_s=measured_s,
-                )
                 results.setdefault(entrant.label, []).append(figures(fight(entrant, work), work))
+        print(
+            f"\n{work.processes} processes x {work.callers} callers, {work.warm_up_s:g} s discarded, then"
+            f" {work.measured_s:g} s measured, {args.runs} runs with seeds from {args.seed}"
+        )
         print_bouts(enforcement, results, absent, markdown=args.markdown)
 
 

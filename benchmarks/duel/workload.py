@@ -89,3 +89,21 @@ def duel_workload(
         mean_tokens=MEAN_TOKENS,
         largest_call_tokens=LARGEST_TOKENS,
     )
+
+
+def quick_workload(enforcement: Enforcement, *, seed: int) -> Workload:
+    """Return a short form: 8 s, one window of them measured, and a queue of less than a second."""
+    return duel_workload(enforcement, processes=2, callers=20, seed=seed, warm_up_s=2.0, measured_s=WINDOW_S)
+
+
+def full_workload(enforcement: Enforcement, *, processes: int, callers: int, seed: int) -> Workload:
+    """Return the duel: four whole windows, after one window and the first turn of all callers."""
+    turn_s = processes * callers / min(REQUESTS / WINDOW_S, TOKENS / WINDOW_S / MEAN_TOKENS)
+    return duel_workload(
+        enforcement,
+        processes=processes,
+        callers=callers,
+        seed=seed,
+        warm_up_s=max(WINDOW_S, 1.5 * turn_s),
+        measured_s=4 * WINDOW_S,
+    )
