@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.duel.bout import Bout
-from benchmarks.duel.worker import token_draws
 from benchmarks.duel.workload import Workload
 
 LARGE_TOKENS = 5_000
-# A large call that still waits at the end counts as never served once it waited this often the ideal p99.
+# A large call that still waits at the end was never served if it waited this often an ideal queue's mean.
 _NEVER_SERVED_AFTER = 2.0
-_IDEAL_WATCHED = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +46,7 @@ def figures(bout: Bout, workload: Workload) -> Figures:
     waits = sorted(call.sent_at - call.asked_at for call in served)
     large = [call.sent_at - call.asked_at for call in served if call.tokens > LARGE_TOKENS]
     small = [call.sent_at - call.asked_at for call in served if call.tokens <= LARGE_TOKENS]
-    ideal_p99_s = quantile(ideal_waits(workload), 0.99)
+    too_long_s = _NEVER_SERVED_AFTER * workload.processes * workload.callers * workload.mean_refill_s
     calls = max(1, len(served))
     return Figures(
         calls=len(served),
@@ -60,12 +58,11 @@ def figures(bout: Bout, workload: Workload) -> Figures:
         redis_cpu_us_per_call=1e6 * bout.load.redis_cpu_s / calls,
         wait_p50_s=quantile(waits, 0.5),
         wait_p99_s=quantile(waits, 0.99),
-        p99_to_ideal=quantile(waits, 0.99) / ideal_p99_s if ideal_p99_s else math.nan,
+        p99_to_ideal=quantile(waits, 0.99) / quantile(ideal_waits(bout, workload), 0.99),
         large_to_small=_mean(large) / _mean(small) if large and small and _mean(small) else math.nan,
         large_served=len(large),
         never_served=sum(
-            tokens > LARGE_TOKENS and span_s - asked_at > _NEVER_SERVED_AFTER * ideal_p99_s
-            for asked_at, tokens in bout.pending
+            tokens > LARGE_TOKENS and span_s - asked_at > too_long_s for asked_at, tokens in bout.pending
         ),
         fairness=jain([sum(call.process == p for call in served) for p in range(workload.processes)]),
         workers_cpu=bout.load.workers_cpu_s / bout.load.seconds,
@@ -109,38 +106,21 @@ def most_in_a_window(bout: Bout, workload: Workload) -> float:
     return most
 
 
-def ideal_waits(workload: Workload) -> list[float]:
-    """Return the sorted waits of such calls in one first-come-first-served queue at exactly the limit.
+def ideal_waits(bout: Bout, workload: Workload) -> list[float]:
+    """Return the sorted waits of the measured calls, had they gone in one queue at exactly the limit.
 
-    It is watched for longer than a bout: how many large calls happen to queue at once moves a p99 by a tenth.
+    First come first served with n callers, a call is asked for when its caller's last one was answered, n
+    calls earlier: it waits for the refill of those n, less the latency. The sizes are those that were served,
+    in their order: so the ratio does not hang on which sizes a bout happened to draw.
     """
-    requests_s = workload.window_s / workload.requests_per_window
-    token_s = workload.window_s / workload.tokens_per_window if workload.tokens_per_window else 0.0
-    draws: dict[tuple[int, int], Iterator[int]] = {
-        (process, caller): token_draws(
-            seed=workload.seed,
-            process=process,
-            caller=caller,
-            mean=workload.mean_tokens,
-            sigma=workload.sigma,
-            largest=workload.largest_call_tokens,
-        )
-        for process in range(workload.processes)
-        for caller in range(workload.callers)
-    }
-    everybody = sorted(draws, key=lambda who: who[::-1])  # the processes take turns
-    queue = [(-workload.warm_up_s, order, who) for order, who in enumerate(everybody)]
-    heapq.heapify(queue)
-    free_at, order, waits = -workload.warm_up_s, len(queue), []
-    while free_at < _IDEAL_WATCHED * workload.measured_s:
-        asked_at, _, who = heapq.heappop(queue)
-        start_at = max(asked_at, free_at)
-        free_at = start_at + max(requests_s, token_s * next(draws[who]))
-        if start_at >= 0:
-            waits.append(start_at - asked_at)
-        heapq.heappush(queue, (start_at + workload.latency_s, order, who))
-        order += 1
-    return sorted(waits)
+    callers = workload.processes * workload.callers
+    in_order = sorted(bout.served, key=lambda call: call.sent_at)
+    refilled_s = [0.0, *itertools.accumulate(workload.refill_s(call.tokens) for call in in_order)]
+    return sorted(
+        refilled_s[last] - refilled_s[last - callers] - workload.latency_s
+        for last in range(callers, len(in_order))
+        if 0 <= in_order[last].sent_at < workload.measured_s
+    )
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

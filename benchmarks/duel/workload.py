@@ -39,6 +39,16 @@ class Workload:
     sigma: float = 1.0
     largest_call_tokens: int = 0
 
+    def refill_s(self, tokens: float) -> float:
+        """Return in which time the limit gives what a call takes."""
+        request_s = self.window_s / self.requests_per_window
+        return max(request_s, tokens * self.window_s / self.tokens_per_window if tokens else 0.0)
+
+    @property
+    def mean_refill_s(self) -> float:
+        """The same for a mean call."""
+        return self.refill_s(self.mean_tokens)
+
     def orders(self, contender: str, folder: Path, redis_url: str, process: int) -> Orders:
         """Return what one process is told."""
         plan = Plan(
@@ -98,7 +108,7 @@ def quick_workload(enforcement: Enforcement, *, seed: int) -> Workload:
 
 def full_workload(enforcement: Enforcement, *, processes: int, callers: int, seed: int) -> Workload:
     """Return the duel: four whole windows, after one window and the first turn of all callers."""
-    turn_s = processes * callers / min(REQUESTS / WINDOW_S, TOKENS / WINDOW_S / MEAN_TOKENS)
+    turn_s = processes * callers * max(WINDOW_S / REQUESTS, MEAN_TOKENS * WINDOW_S / TOKENS)
     return duel_workload(
         enforcement,
         processes=processes,

@@ -82,11 +82,10 @@ def test_only_the_measured_time_is_judged() -> None:
 
 
 def test_an_ideal_queue_waits_for_all_who_stand_before() -> None:
-    """Ten callers at one call a second wait ten seconds each when an answer takes no time."""
-    waits = ideal_waits(_WORK)
+    """Ten callers of a second's tokens each wait ten seconds when an answer takes no time."""
+    bout = _bout([(float(at), 100) for at in range(-10, 10)])
 
-    assert waits[0] == pytest.approx(10.0, abs=1.0)
-    assert waits[-1] == pytest.approx(10.0, abs=1.0)
+    assert ideal_waits(bout, _WORK) == pytest.approx([10.0] * 10)
 
 
 def test_fairness_is_one_when_all_get_the_same_and_a_share_when_one_gets_all() -> None:
