@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from benchmarks.duel.bout import fight
 from benchmarks.duel.entrants import OURS, PEERS, entrants
 from benchmarks.duel.figures import Figures, figures
+from benchmarks.duel.peers_env import versions
 from benchmarks.duel.table import print_bouts
 from benchmarks.duel.workload import full_workload, quick_workload
 from sluicegate.local.provider.quota import Enforcement
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     """Run the bouts and print a table for each model."""
     args = _arguments(arguments)
     chosen, absent = entrants(args.only or [*OURS, *PEERS])
+    if peers := [entrant for entrant in chosen if entrant.is_peer]:
+        print(f"peers: {versions(peers[0].python)}")
     for enforcement in map(Enforcement, args.models or list(Enforcement)):
         results: dict[str, list[Figures]] = {}
         for seed in range(args.seed, args.seed + args.runs):
@@ -43,8 +46,15 @@ def main(arguments: Sequence[str] = ()) -> None:
                 work = quick_workload(enforcement, seed=seed)
             else:
                 work = full_workload(enforcement, processes=args.processes, callers=args.callers, seed=seed)
-            for entrant in chosen:
-                results.setdefault(entrant.label, []).append(figures(fight(entrant, work), work))
+            for entrant in [entrant for entrant in chosen if entrant.label not in absent]:
+                try:
+                    bout = fight(entrant, work)
+                except RuntimeError as exc:
+                    if not entrant.is_peer:
+                        raise
+                    absent[entrant.label] = f"failed: {exc}"
+                else:
+                    results.setdefault(entrant.label, []).append(figures(bout, work))
         print(
             f"\n{work.processes} processes x {work.callers} callers, {work.warm_up_s:g} s discarded, then"
             f" {work.measured_s:g} s measured, {args.runs} runs with seeds from {args.seed}"

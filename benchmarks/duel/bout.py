@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from sluicegate.local.provider.quota import Limits
 from sluicegate.local.redis_server import RedisServer
 
 _START_AFTER_S = 0.3
+_READY_WITHIN_S = 60.0
 _END_WITHIN_S = 30.0
 _POLL_S = 0.02
 _SCRIPT_COMMANDS = ("cmdstat_evalsha", "cmdstat_eval")
@@ -197,6 +199,8 @@ def _tell(process: subprocess.Popen[str], line: str) -> None:
 
 def _hear(process: subprocess.Popen[str], word: str) -> None:
     assert process.stdout is not None
+    if not select.select([process.stdout], [], [], _READY_WITHIN_S)[0]:
+        raise RuntimeError(f"a process of the duel did not say {word!r} within {_READY_WITHIN_S:g} s")
     if (line := process.stdout.readline().strip()) != word:
         raise RuntimeError(f"a process of the duel said {line!r} and not {word!r}: see its error above")
 

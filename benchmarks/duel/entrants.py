@@ -30,6 +30,7 @@ class Entrant:
     label: str
     contender: str
     python: Path
+    is_peer: bool = False
 
 
 def entrants(names: list[str]) -> tuple[list[Entrant], dict[str, str]]:
@@ -42,5 +43,8 @@ def entrants(names: list[str]) -> tuple[list[Entrant], dict[str, str]]:
         except (OSError, peers_env.NotInstalledError) as exc:
             absent = {PEERS[name][0]: str(exc) for name in peers}
         else:
-            chosen += [Entrant(label=PEERS[n][0], contender=PEERS[n][1], python=python) for n in peers]
+            chosen += [
+                Entrant(label=PEERS[name][0], contender=PEERS[name][1], python=python, is_peer=True)
+                for name in peers
+            ]
     return chosen, absent

@@ -56,4 +56,4 @@ def _pip(python: Path, *arguments: str) -> None:
         timeout=_TIMEOUT_S,
     )
     if done.returncode != 0:
-        raise NotInstalledError(f"pip could not install {', '.join(arguments)}")
+        raise NotInstalledError(f"not installed: pip could not get {', '.join(arguments)}")

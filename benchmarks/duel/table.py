@@ -40,7 +40,7 @@ def print_bouts(
         [label, *(cell([read(f) for f in runs], form) for _, read, form in _COLUMNS)]
         for label, runs in results.items()
     ]
-    rows += [[label, f"not installed: {reason}"] for label, reason in absent.items()]
+    rows += [[label, reason] for label, reason in absent.items()]
     print(f"\n{'### ' if markdown else ''}Provider: {_TITLES[enforcement]}\n")
     print_table(["limiter", *(title for title, _, _ in _COLUMNS)], rows, markdown=markdown)
     everything = [f for runs in results.values() for f in runs]
