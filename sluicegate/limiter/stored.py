@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 from sluicegate.limiter.booking import ProcessReport
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 FAILING_EVENTS = 5
 HOURS = 26
 _DIMENSIONS = 4
@@ -25,10 +25,11 @@ class ScopeState:
     """The scope's one string: everything but leases, days and who is there. The order is the layout's.
 
     `tats_us` are the theoretical arrival times, `shares_us` those of bulk's guaranteed part. `cut_at_us`
-    is when a 429 last lowered `safe`; after `ramp_from_us` the rate climbs from half for `ramp_us`.
-    `ceiling` bounds concurrent calls after an overload (0: none), `call_us` is how long they take.
-    `usual` is what calls take of late, in units: so much may always go at once; `largest` what they ever took,
-    while windows are strict. `interactive_at_us` is when interactive work last booked, until `hungry_until_us` some of it waits.
+    is when a 429 last lowered `safe`, `cut_newest` how many bookings there were; after `ramp_from_us` the
+    rate climbs from half for `ramp_us`. `ceiling` bounds concurrent calls after an overload (0: none),
+    `call_us` is how long they take. `usual` is what calls take of late, in units: so much may always go at
+    once; `largest` what they ever took, while windows are strict. `interactive_at_us` is when interactive
+    work last booked, until `hungry_until_us` some of it waits.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class ScopeState:
     blocked_until_us: int = 0
     block_code: int = 0
     cut_at_us: int = 0
+    cut_newest: int = 0
     safe: float = 1.0
     safe_at_us: int = 0
     ramp_from_us: int = 0

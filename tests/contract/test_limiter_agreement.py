@@ -148,10 +148,11 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
         scope=ScopeState(
             run_id=draw(st.sampled_from([run_id, run_id, run_id, "0" * 40])),
             generation=1,
-            newest=draw(st.integers(0, 5)),
+            newest=draw(st.sampled_from([0, 1, 2, 5, 900])),
             last_now_us=now_us + draw(st.sampled_from([-_SECOND_US, 0, 5 * _SECOND_US, 25 * _SECOND_US])),
             blocked_until_us=now_us + draw(st.sampled_from([-_SECOND_US, -_SECOND_US, 20 * _SECOND_US])),
             cut_at_us=draw(st.sampled_from([0, now_us - 4 * _SECOND_US])),
+            cut_newest=draw(st.integers(0, 3)),
             safe=draw(st.sampled_from([1.0, 1.0, 0.81, 0.5])),
             safe_at_us=now_us - draw(st.sampled_from([0, 25 * _SECOND_US])),
             ramp_from_us=now_us + draw(st.sampled_from([-4 * _SECOND_US, 20 * _SECOND_US])),

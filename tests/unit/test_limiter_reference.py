@@ -159,7 +159,7 @@ _steps = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(steps=st.lists(_steps, max_size=80), burst_s=st.sampled_from([0.0, 0.05, 0.5, 3.0]))
 def test_no_window_holds_more_than_limit_and_burst(steps: list[tuple[str, object]], burst_s: float) -> None:
-    """Whatever is asked, cancelled, blocked or restarted: calls in any window <= window + burst or largest."""
+    """Whatever is asked, cancelled, blocked or restarted: calls in a window <= window + burst or largest."""
     world = _World(Quota(requests_per_minute=120, tokens_per_minute=12_000, burst_s=burst_s))
     world.send(Batch())
     world.advance(5 * SECOND_US)

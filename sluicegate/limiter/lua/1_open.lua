@@ -22,7 +22,7 @@
 --          Bookings of one batch are numbered in a row.
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.
-local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 3, 2000000, 60000000, 10000000, 100000
+local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 4, 2000000, 60000000, 10000000, 100000
 local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS = 86400000, 3600000, 3600000
 local spread = unpack
 local pack, unpack, ceil, floor, max, min = struct.pack, struct.unpack, math.ceil, math.floor, math.max, math.min
@@ -40,15 +40,15 @@ local configured, per_day = {m1, m2, m3, m4}, {day1, day2, day3}
 local has_days = day1 > 0 or day2 > 0 or day3 > 0
 
 -- Where each value of the state stands; arrays of four begin after theirs.
-local CHECKED, GENERATION, NEWEST, LAST_NOW, BLOCKED, BLOCK_CODE, CUT_AT, SAFE, SAFE_AT, RAMP_FROM, RAMP =
-  3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+local CHECKED, GENERATION, NEWEST, LAST_NOW, BLOCKED, BLOCK_CODE, CUT_AT, CUT_NEWEST, SAFE, SAFE_AT, RAMP_FROM,
+  RAMP = 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 local CEILING, CEILING_TOP, CEILING_AT, CALL, INTERACTIVE_AT, HUNGRY_UNTIL, FAILURES, FAILING_SINCE, EVENTS =
-  14, 15, 16, 17, 18, 19, 20, 21, 21
-local CIRCUIT, SINCE, PROBE_AT, PROBE_UNTIL, PROBE_DELAY, HOLDER, PROBE_NUMBER = 27, 28, 29, 30, 31, 32, 33
-local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, LAST = 33, 37, 41, 45, 49, 53, 57
+  15, 16, 17, 18, 19, 20, 21, 22, 22
+local CIRCUIT, SINCE, PROBE_AT, PROBE_UNTIL, PROBE_DELAY, HOLDER, PROBE_NUMBER = 28, 29, 30, 31, 32, 33, 34
+local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, LAST = 34, 38, 42, 46, 50, 54, 58
 local MOMENTS = {BLOCKED, CUT_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, FAILING_SINCE,
   SINCE, PROBE_AT, SHARE + 1, SHARE + 2, SHARE + 3, SHARE + 4}
-local LAYOUT = '<Bc40ddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
+local LAYOUT = '<Bc40dddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
 local LENGTH = 41 + 8 * (LAST - 2)
 local BLOCK_GUARD, BLOCK_TOLD = 4, 5
 
@@ -84,7 +84,8 @@ elseif run ~= run_id or s[LAST_NOW] - now > BACKWARDS then
   for d = 1, 4 do s[TAT + d] = max(s[TAT + d] - back, now + GUARD + burst) end
   if s[BLOCKED] < now + GUARD then s[BLOCKED], s[BLOCK_CODE] = now + GUARD, BLOCK_GUARD end
   s[PROBE_UNTIL], s[HOLDER], s[PROBE_NUMBER] = 0, 0, 0
-  s[2], s[CHECKED], s[GENERATION], s[NEWEST], dirty = run, now, max(now, s[GENERATION] + 1), 0, true
+  s[2], s[CHECKED], s[GENERATION], dirty = run, now, max(now, s[GENERATION] + 1), true
+  s[NEWEST], s[CUT_NEWEST] = 0, 0
 else
   now = max(now, s[LAST_NOW])
 end

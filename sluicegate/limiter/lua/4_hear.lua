@@ -55,8 +55,9 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
   -- Calls that began before the last cut belong to the burst that made it.
   local function lower_rate(code, started)
     if started <= s[CUT_AT] then return end
-    local cut = code == RAMP_LIMITED and 0.5 or now - s[CUT_AT] > 5000000 and 0.99 or 0.9
-    s[SAFE], s[SAFE_AT], s[CUT_AT] = max(0.5, safe * cut), now, now
+    local cut = 1 - min(0.1, 1.8 / max(1, s[NEWEST] - s[CUT_NEWEST]))
+    s[SAFE] = max(0.5, safe * (code == RAMP_LIMITED and 0.5 or cut))
+    s[SAFE_AT], s[CUT_AT], s[CUT_NEWEST] = now, now, s[NEWEST]
     look_at_rates()
     if #active == 0 then shrink() end
   end

@@ -167,6 +167,7 @@ def _opened(state: ScopeState | None, quota: Quota, clock_us: int, run_id: str) 
         checked_at_us=clock_us,
         generation=max(clock_us, state.generation + 1),
         newest=0,
+        cut_newest=0,
         last_now_us=clock_us,
         tats_us=_each(state.tats_us, lambda tat: max(tat - back_us, guarded_us + quota.burst_us)),
         shares_us=_each(state.shares_us, lambda share: share - back_us),
