@@ -173,7 +173,7 @@ def scope_levels(stored: Stored, quota: Quota, *, clock_us: int, run_id: str) ->
 
 
 def _minutes(scope: Scope) -> Iterator[Level]:
-    """Yield the debts: `max(0, tat - now)` of refill, at the rate that is never lowered."""
+    """Yield the debts, `max(0, tat - now)`, in units of the whole rate, whatever 429s made of it."""
     for index, dimension in enumerate(MINUTE_DIMENSIONS):
         if (limit := scope.limits[index]) > 0:
             debt_us = max(0, scope.state.tats_us[index] - scope.now_us)
