@@ -152,10 +152,12 @@ class Watcher:
                     await asyncio.sleep(_WATCH_EVERY_S)
 
     def _show(self, looks: Sequence[ScopeLook]) -> None:
-        if self._live is None:
-            _print(looks, json=self._json)
-        else:
+        if self._live is not None:
             self._live.update(as_table(looks), refresh=True)
+            return
+        _print(looks, json=self._json)
+        if not self._json:
+            _console().print()  # one look ends where the next begins
 
     def _complain(self, error: StateUnavailableError) -> None:
         sentence = f"{error}; trying again"
