@@ -78,6 +78,11 @@ COMMANDS = (
         help="Show each stream's backlog, what runs, what is parked, and when it will be done.",
         example="sluicegate status --watch",
     ),
+    Command(
+        name="limits",
+        help="Show each scope's limits, how much of them is used, and what calls wait for.",
+        example="sluicegate limits --watch",
+    ),
 )
 
 

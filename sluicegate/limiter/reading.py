@@ -24,7 +24,11 @@ async def read_stored(client: redis.asyncio.Redis, scope: str) -> Stored:
         scope=_readable(decode_state, state),
         leases={call.decode(): int(end) for call, end in leases},
         days=_readable(decode_days, days),
-        processes={name.decode(): decode_process(packed) for name, packed in processes.items()},
+        processes={
+            name.decode(): report
+            for name, packed in processes.items()
+            if (report := _readable(decode_process, packed)) is not None
+        },
     )
 
 
