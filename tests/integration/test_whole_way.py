@@ -125,7 +125,7 @@ def test_bare_json_from_a_plain_client_is_answered_in_order_and_within_the_limit
     assert len(chats) == len({end.header("ce_id") for end in chats}) == len(events)
     assert out_of_order(chats) == 0
     reply = chats[0].json()
-    assert set(reply) == {"conversation_id", "turn", "reply", "model", "usage"}
+    assert set(reply) == {"conversation_id", "turn", "reply", "model", "usage", "route"}
     assert chats[0].header("ce_causationid") == origin(chats[0])
     assert {end.header("ce_type") for end in indexed} == {"sluicegate.documents.index.v1"}
     assert all(end.json()["summary"] and end.json()["chunks"] for end in indexed)
