@@ -116,7 +116,7 @@ local function lane_wait(start)
   if bulk_share > 0 then
     local share, places, costs = share_of()
     if share <= now then
-      for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]], now) + costs[i] end
+      for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]] + costs[i], now) end
       return 0
     end
     next_at = min(next_at, share)
