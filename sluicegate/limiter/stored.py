@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 from sluicegate.limiter.booking import ProcessReport
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 FAILING_EVENTS = 5
 HOURS = 26
 _DIMENSIONS = 4
@@ -29,7 +29,8 @@ class ScopeState:
     rate climbs from half for `ramp_us`. `ceiling` bounds concurrent calls after an overload (0: none),
     `call_us` is how long they take. `usual` is what calls take of late, in units: so much may always go at
     once; `largest` what they ever took, while windows are strict. `interactive_at_us` is when interactive
-    work last booked, until `hungry_until_us` some of it waits.
+    work last booked, until `hungry_until_us` some of it waits; until `bulk_until_us` a place among the
+    concurrent calls is kept for bulk work.
     """
 
     run_id: str
@@ -67,6 +68,7 @@ class ScopeState:
     raised_us: FourTimes = NO_TIMES
     largest: FourRates = NO_RATES
     usual: FourRates = NO_RATES
+    bulk_until_us: int = 0
 
 
 _FLOATS = frozenset({"safe", "ceiling", "ceiling_top", "call_us", "learnt", "largest", "usual"})

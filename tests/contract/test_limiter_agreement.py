@@ -163,6 +163,7 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
             call_us=draw(st.sampled_from([0.0, 333_333.5])),
             interactive_at_us=draw(around),
             hungry_until_us=draw(around),
+            bulk_until_us=draw(around),
             failures=draw(st.sampled_from([0, 3, 19, 25])),
             failing_since_us=now_us - draw(st.sampled_from([_SECOND_US, 6 * _SECOND_US])),
             failing_events=draw(st.sampled_from([(0,) * FAILING_EVENTS, (1, 2, 3, 4, 0), (1, 2, 3, 4, 5)])),

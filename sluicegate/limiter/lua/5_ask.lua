@@ -84,6 +84,28 @@ local function probe_wait()
   return max(0, (is_taken and s[PROBE_UNTIL] or s[PROBE_AT]) - now)
 end
 
+-- Returns from when bulk's guaranteed part has room for the call at hand, and what it takes of which places.
+local function share_of()
+  local places, costs, share = {}, {}, 0
+  for j = 1, #active do
+    if cost[j] > 0 then places[#places + 1], costs[#costs + 1] = active[j], ceil(cost[j] / bulk_share) end
+  end
+  if #places == 0 then
+    places[1], costs[1] = 1, ceil((open_slots > 0 and s[CALL] / open_slots or 0) / bulk_share)
+  end
+  for i = 1, #places do share = max(share, s[SHARE + places[i]]) end
+  return share, places, costs
+end
+
+-- Returns how long to wait for a place on the wire; bulk work that has a share to come is kept the next one.
+local function slot_wait(lane)
+  local kept = lane == 0 and s[BULK_UNTIL] > now and 1 or 0
+  if in_use + kept < open_slots then return 0 end
+  local wait = max(5000, min(floor(s[CALL] / open_slots), 250000))
+  if lane > 0 and bulk_share > 0 and share_of() <= now then s[BULK_UNTIL], dirty = now + wait + HUNGRY, true end
+  return wait
+end
+
 -- Bulk work books when nobody interactive waits and it is soon, or from its share; returns the wait.
 local function lane_wait(start)
   local hungry_until = max(s[HUNGRY_UNTIL], interactive_until + HUNGRY)
@@ -92,16 +114,9 @@ local function lane_wait(start)
   local next_at = start - ahead
   if hungry_until > now then next_at = max(next_at, hungry_until) end
   if bulk_share > 0 then
-    local places, costs, share = {}, {}, 0
-    for j = 1, #active do
-      if cost[j] > 0 then places[#places + 1], costs[#costs + 1] = active[j], ceil(cost[j] / bulk_share) end
-    end
-    if #places == 0 then
-      places[1], costs[1] = 1, ceil((open_slots > 0 and s[CALL] / open_slots or 0) / bulk_share)
-    end
-    for i = 1, #places do share = max(share, s[SHARE + places[i]]) end
+    local share, places, costs = share_of()
     if share <= now then
-      for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]], now) + costs[i] end
+      for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]] + costs[i], now) end
       return 0
     end
     next_at = min(next_at, share)
@@ -150,11 +165,11 @@ for at = 1, #ARGV[9], 80 do
         cost[j] = ceil(units * (span_of[j] * stretch) / limit_of[j])
       end
     end
+    local full = wait <= horizon and open_slots > 0 and slot_wait(lane) or 0
     if wait > horizon then
       verdict, wait = 2, wait - horizon
-    elseif open_slots > 0 and in_use >= open_slots then
-      wait = max(5000, min(floor(s[CALL] / open_slots), 250000))
-      verdict, dimension = 2, 11
+    elseif full > 0 then
+      verdict, dimension, wait = 2, 11, full
     else
       local later = lane > 0 and lane_wait(start) or 0
       if later > 0 then verdict, dimension, wait = 2, 10, later end
@@ -179,6 +194,8 @@ for at = 1, #ARGV[9], 80 do
       if lane == 0 then
         s[INTERACTIVE_AT] = now
         if is_hungry > 0 and start > interactive_until then interactive_until = start end
+      else
+        s[BULK_UNTIL] = 0
       end
       if s[CIRCUIT] > 0 then
         dimension = 9

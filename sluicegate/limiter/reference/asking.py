@@ -81,10 +81,8 @@ class Desk:
         wait_us = start_us - scope.now_us
         if wait_us > scope.batch.horizon_us:
             return _retry(dimension, wait_us - scope.batch.horizon_us)
-        if 0 < scope.slots <= len(scope.leases):
-            slot_us = math.floor(scope.state.call_us / scope.slots)
-            slot_us = max(_LEAST_SLOT_WAIT_US, min(slot_us, _LONGEST_SLOT_WAIT_US))
-            return _retry(Dimension.CONCURRENCY, slot_us)
+        if scope.slots and (slot_wait_us := self._slot_wait_us(request, start_us)) > 0:
+            return _retry(Dimension.CONCURRENCY, slot_wait_us)
         if request.lane is Lane.BULK and (lane_wait_us := self._lane_wait_us(request, start_us)) > 0:
             return _retry(Dimension.LANE, lane_wait_us)
         return self._book(request, start_us, dimension)
@@ -123,6 +121,22 @@ class Desk:
                 start_us, binding = earliest_us, DAY_DIMENSIONS[index]
         return start_us, binding
 
+    def _slot_wait_us(self, request: Request, start_us: int) -> int:
+        """Return 0 when a place on the wire is free; bulk work that has a share to come is kept the next one.
+
+        Without that it would never find one: interactive work takes each place in the moment it is given back.
+        """
+        scope, now_us = self._scope, self._scope.now_us
+        is_kept = request.lane is Lane.INTERACTIVE and scope.state.bulk_until_us > now_us
+        if len(scope.leases) + is_kept < scope.slots:
+            return 0
+        slot_us = math.floor(scope.state.call_us / scope.slots)
+        wait_us = max(_LEAST_SLOT_WAIT_US, min(slot_us, _LONGEST_SLOT_WAIT_US))
+        share_us = self._share_at_us(request, start_us)
+        if request.lane is Lane.BULK and share_us is not None and share_us <= now_us:
+            scope.set(bulk_until_us=now_us + wait_us + HUNGRY_US)
+        return wait_us
+
     def _lane_wait_us(self, request: Request, start_us: int) -> int:
         """Return 0 when bulk work may book: nobody interactive waits and it is soon, or it is its share."""
         scope, state, now_us = self._scope, self._scope.state, self._scope.now_us
@@ -134,14 +148,21 @@ class Desk:
         next_us = start_us - ahead_us
         if is_hungry:
             next_us = max(next_us, state.hungry_until_us, self._interactive_until_us + HUNGRY_US)
-        if scope.quota.bulk_share > 0:
-            share_us = max(state.shares_us[i] for i, _ in self._share_times_us(request, start_us))
-            if share_us <= now_us:
-                for i, time_us in self._share_times_us(request, start_us):
-                    scope.put("shares_us", i, max(scope.state.shares_us[i], now_us) + time_us)
-                return 0
+        share_us = self._share_at_us(request, start_us)
+        if share_us is not None and share_us <= now_us:
+            # What is asked for a little late is not lost: by as much as the call itself takes.
+            for i, time_us in self._share_times_us(request, start_us):
+                scope.put("shares_us", i, max(scope.state.shares_us[i] + time_us, now_us))
+            return 0
+        if share_us is not None:
             next_us = min(next_us, share_us)
         return max(_LEAST_LANE_WAIT_US, next_us - now_us)
+
+    def _share_at_us(self, request: Request, start_us: int) -> int | None:
+        """Return from when bulk's guaranteed part has room for the call, None without a share."""
+        if self._scope.quota.bulk_share <= 0:
+            return None
+        return max(self._scope.state.shares_us[i] for i, _ in self._share_times_us(request, start_us))
 
     def _share_times_us(self, request: Request, start_us: int) -> list[tuple[int, int]]:
         """Return how long bulk's guaranteed part needs to refill the cost, by dimension.
@@ -175,6 +196,8 @@ class Desk:
             scope.set(interactive_at_us=scope.now_us)
             if scope.batch.is_hungry:
                 self._wait_until(start_us)
+        else:
+            scope.set(bulk_until_us=0)
         if scope.state.circuit:
             dimension = Dimension.CIRCUIT
             scope.set(

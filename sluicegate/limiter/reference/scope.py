@@ -36,6 +36,7 @@ _MOMENTS = (
     "ceiling_at_us",
     "interactive_at_us",
     "hungry_until_us",
+    "bulk_until_us",
     "failing_since_us",
     "circuit_since_us",
     "probe_at_us",

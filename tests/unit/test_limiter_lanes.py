@@ -1,0 +1,112 @@
+"""Interactive work goes first, bulk work keeps its share, and neither leaves anything unused."""
+
+from __future__ import annotations
+
+import pytest
+
+from sluicegate.limiter.api import Cost, Lane
+from sluicegate.limiter.booking import Quota
+from tests.unit.limiter_crowd import Crowd
+from tests.unit.limiter_process import SECOND_US, Outcome
+
+_PER_MINUTE = 1_200
+_CALL_US = 60 * SECOND_US // _PER_MINUTE
+_RATES = Quota(requests_per_minute=_PER_MINUTE)
+_SLOTS = Quota(concurrency=10)
+
+
+def _crowd(quota: Quota, *, interactive: int, bulk: int, seed: int = 1) -> Crowd:
+    """Return a crowd in which so many processes are hungry on each lane."""
+    crowd = Crowd(quota, processes=interactive + bulk, width=200, seed=seed)
+    # Equal latencies would keep the processes in step, which no real ones are.
+    crowd.provider = lambda call: Outcome(latency_us=crowd.random.randrange(400_000, 600_000))
+    for process in crowd.processes:
+        lane = Lane.INTERACTIVE if process.index < interactive else Lane.BULK
+        process.hungry[lane] = Cost
+    return crowd
+
+
+def _share(crowd: Crowd, lane: Lane, from_us: int = 0) -> float:
+    calls = [call for call in crowd.calls if call.start_us >= from_us]
+    return sum(call.lane is lane for call in calls) / len(calls)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+@pytest.mark.parametrize("quota", [_RATES, _SLOTS], ids=["rates", "slots"])
+def test_bulk_gets_its_share_beside_hungry_interactive_work(quota: Quota, share: float) -> None:
+    """Three processes hungry on each lane, 2 minutes: bulk's share is as configured within a fifth of it."""
+    crowd = _crowd(_with_share(quota, share), interactive=3, bulk=3)
+    crowd.run(120)
+    assert _share(crowd, Lane.BULK) == pytest.approx(share, rel=0.2)
+    assert _use(crowd, 120) >= 0.97
+
+
+@pytest.mark.parametrize("quota", [_RATES, _SLOTS], ids=["rates", "slots"])
+@pytest.mark.parametrize(("interactive", "bulk"), [(3, 0), (0, 3)])
+def test_a_lane_alone_gets_everything(quota: Quota, interactive: int, bulk: int) -> None:
+    """The share is a guarantee and no bound: either lane by itself uses 99 % of the rate."""
+    crowd = _crowd(quota, interactive=interactive, bulk=bulk)
+    crowd.run(120)
+    assert _use(crowd, 120) >= (0.99 if quota is _RATES else 0.97)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_rare_interactive_call_waits_half_a_second_at_most(seed: int) -> None:
+    """One a second at random beside hungry bulk: the 99th percentile of its waits is 0.5 s and one call."""
+    crowd = _crowd(_RATES, interactive=0, bulk=3, seed=seed)
+    asking = crowd.processes[seed % 3]
+    for _ in range(400):
+        crowd.run(crowd.random.uniform(0, 2))
+        asking.arrive(Lane.INTERACTIVE, Cost())
+    crowd.run(5)
+    waits = sorted(call.waited_us for call in crowd.calls if call.lane is Lane.INTERACTIVE)
+    assert len(waits) == 400
+    assert waits[len(waits) * 99 // 100] <= 500_000 + 2 * _CALL_US
+    assert _use(crowd, crowd.calls[-1].start_us / 1e6 - crowd.calls[0].start_us / 1e6) >= 0.98
+
+
+def test_without_a_share_bulk_starves_only_while_interactive_work_is_hungry() -> None:
+    """With `bulk_share` 0 no bulk call goes beside a hungry lane, and all go within a second of its end."""
+    crowd = _crowd(_with_share(_RATES, 0), interactive=2, bulk=2)
+    crowd.run(10)
+    hungry_from_us = crowd.now_us
+    crowd.run(60)
+    assert _share(crowd, Lane.BULK, hungry_from_us) == 0
+
+    for process in crowd.processes[:2]:
+        process.hungry.clear()
+    crowd.run(1)
+    fed_from_us, before = crowd.now_us, len(crowd.calls)
+    crowd.run(60)
+    assert _share(crowd, Lane.BULK, fed_from_us) == 1
+    assert len(crowd.calls) - before >= 0.99 * _PER_MINUTE
+
+
+def test_hungry_processes_of_a_lane_get_equal_parts() -> None:
+    """Eight processes hungry on one lane: nobody gets a tenth more calls than another."""
+    crowd = _crowd(_RATES, interactive=8, bulk=0)
+    crowd.run(60)
+    counts = [sum(call.process == process.index for call in crowd.calls) for process in crowd.processes]
+    assert min(counts) >= 0.9 * max(counts)
+
+
+@pytest.mark.parametrize(("interactive", "bulk", "most"), [(6, 0, 1.1), (0, 6, 1.1), (3, 3, 1.8)])
+def test_a_call_costs_about_one_script_call(interactive: int, bulk: int, most: float) -> None:
+    """Booking answers once; bulk work that waits behind interactive work asks again, but seldom."""
+    crowd = _crowd(_RATES, interactive=interactive, bulk=bulk)
+    crowd.run(120)
+    looks = 120 * len(crowd.processes)
+    assert (crowd.sends - looks) / len(crowd.calls) <= most
+
+
+def _with_share(quota: Quota, share: float) -> Quota:
+    return Quota(
+        requests_per_minute=quota.requests_per_minute, concurrency=quota.concurrency, bulk_share=share
+    )
+
+
+def _use(crowd: Crowd, seconds: float) -> float:
+    """Return the part of the limit that was used: of the rate, or of the places by calls of half a second."""
+    if crowd.quota.concurrency is not None:
+        return len(crowd.calls) * 0.5 / (crowd.quota.concurrency * seconds)
+    return len(crowd.calls) / (seconds * _PER_MINUTE / 60)
