@@ -465,6 +465,7 @@ class RedisLimiter:
         for report in quotas:
             seen = self._learner.observe(
                 report,
+                now_s=self._now(),
                 own_us=own_times_us(minute_units(permit.cost), self._sight.limits),
                 raised_before_us=booking.raised_us if booking is not None else self._sight.raised_us,
                 limits=self._sight.limits,

@@ -1,0 +1,218 @@
+"""A quota that others use too: the limiter against every model of a provider, in simulated time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from sluicegate.limiter.api import Cost
+from sluicegate.limiter.booking import (
+    Batch,
+    BookingRef,
+    News,
+    Observation,
+    Quota,
+    Reply,
+    Request,
+    SignalCode,
+    Verdict,
+    minute_units,
+)
+from sluicegate.limiter.learner import Learner, own_times_us
+from sluicegate.limiter.reference import book
+from sluicegate.limiter.sight import Sight
+from sluicegate.limiter.stored import ScopeState, Stored
+from sluicegate.llm.quota_headers import QuotaFamily, read_quotas
+from sluicegate.local.provider import quota as provider
+from sluicegate.local.provider.formats import OpenAI
+from sluicegate.local.provider.strangers import Strangers
+
+RUN = "a" * 40
+PER_MINUTE = 1_200
+TOKENS_PER_MINUTE = 1_200_000
+QUOTA = Quota(requests_per_minute=PER_MINUTE, tokens_per_minute=TOKENS_PER_MINUTE)
+SEED = 4
+WARM_UP_S = 10.0
+SECONDS = 190.0
+SETTLE_WITHIN_S = 0.05
+RATE_S = PER_MINUTE / 60
+REFUSAL_S = 0.02  # a refusal is answered without work
+LEAD_US = 1_000
+MOST_LATE_S = 0.005  # how late a call's task may wake up
+
+
+@dataclass(slots=True, kw_only=True)
+class Booked:
+    """A call's booking, and what had been raised when it was made."""
+
+    ref: BookingRef
+    raised_us: tuple[int, int, int, int]
+    cost: Cost
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What came of a run after its warm-up."""
+
+    admitted: int = 0
+    refused: int = 0
+    strangers: float = 0.0
+    raised_us: tuple[int, ...] = (0, 0, 0, 0)
+    safe: float = 1.0
+
+    def refused_of_1000(self) -> float:
+        """429s of a thousand calls."""
+        return 1000 * self.refused / max(1, self.admitted + self.refused)
+
+    def used(self) -> float:
+        """What part of what strangers leave is used."""
+        return self.admitted / (RATE_S * (SECONDS - WARM_UP_S) - self.strangers)
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """One process that never stops calling, Redis as the reference, and a provider; times in seconds."""
+
+    provider: provider.Quota
+    share: float
+    latency_s: float
+    start_s: float
+    random: random.Random
+    now_s: float = 0.0
+    counts: Counts = field(default_factory=Counts)
+    events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    ticks: Iterator[int] = field(default_factory=itertools.count)
+    strangers: Strangers = field(default_factory=Strangers)
+    stored: Stored = field(default_factory=lambda: Stored(scope=ScopeState(run_id=RUN, generation=1)))
+    sight: Sight = field(default_factory=lambda: Sight(QUOTA))
+    learner: Learner = field(default_factory=lambda: Learner(QUOTA))
+    observations: dict[int, Observation] = field(default_factory=dict)
+    booked: Booked | None = None
+    cost: Cost = field(default_factory=Cost)
+
+    def run(self) -> Counts:
+        """Let everything happen until the end."""
+        self.now_s = self.start_s
+        if self.share:
+            self.strangers.begin(self.share, self.now_s, None)
+        self.ask()
+        before = 0.0
+        while self.now_s < self.start_s + SECONDS:
+            is_warm = self._is_warm()
+            self.now_s, _, happen = heapq.heappop(self.events)
+            if self._is_warm() and not is_warm:
+                self._catch_up()
+                before = self.strangers.taken[provider.Dimension.REQUESTS]
+            happen()
+        self._catch_up()
+        self.counts.strangers = self.strangers.taken[provider.Dimension.REQUESTS] - before
+        assert self.stored.scope is not None
+        self.counts.raised_us = self.stored.scope.raised_us
+        self.counts.safe = self.stored.scope.safe
+        return self.counts
+
+    def _is_warm(self) -> bool:
+        return self.now_s >= self.start_s + WARM_UP_S
+
+    def _at(self, at_s: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self.events, (at_s, next(self.ticks), happen))
+
+    def _us(self) -> int:
+        return int((self.now_s - self.start_s) * 1e6) + 10**13
+
+    def _catch_up(self) -> None:
+        self.strangers.catch_up(self.provider, self.now_s, lambda at_s: at_s)
+
+    def _exchange(self, *requests: Request, news: tuple[News, ...] = ()) -> Reply:
+        observations, self.observations = tuple(self.observations.values()), {}
+        batch = Batch(requests=requests, news=news, observations=observations, lead_us=LEAD_US)
+        self.stored, reply = book(self.stored, batch, QUOTA, clock_us=self._us(), run_id=RUN)
+        self.sight.see(reply, self.now_s)
+        return reply
+
+    def ask(self, ref: BookingRef | None = None) -> None:
+        """Book the next call, or confirm the booking of this one."""
+        if ref is None:
+            self.cost = Cost(tokens=self.random.randrange(100, 900))
+        reply = self._exchange(Request(cost=self.cost, booking=ref or BookingRef()))
+        (answer,) = reply.answers
+        wake_s = self.now_s + answer.wait_us / 1e6 + self.random.uniform(0, MOST_LATE_S)
+        if answer.verdict is Verdict.RETRY:
+            self._at(wake_s, self.ask)
+            return
+        if answer.verdict is Verdict.BOOKED:
+            ref = BookingRef(
+                generation=reply.generation,
+                number=answer.number,
+                stretch=answer.stretch,
+                start_us=reply.now_us + answer.wait_us,
+            )
+            self.booked = Booked(ref=ref, raised_us=reply.raised_us, cost=self.cost)
+        self._at(wake_s, self.call)
+
+    def call(self) -> None:
+        """Make the booked call, unless a block says otherwise by now."""
+        booked = self.booked
+        assert booked is not None
+        if booked.ref.start_us < self.sight.blocked_until_us:
+            self.ask(booked.ref)
+            return
+        self._catch_up()
+        charge = {provider.Dimension.REQUESTS: 1.0, provider.Dimension.TOKENS: float(self.cost.tokens)}
+        wait_s = self.provider.take(charge, self.now_s)
+        started_us = self._us()
+        if self._is_warm():
+            self.counts.admitted += wait_s == 0
+            self.counts.refused += wait_s > 0
+        if wait_s > 0:
+            self._at(self.now_s + REFUSAL_S, lambda: self._refused(started_us, wait_s))
+        else:
+            self._at(self.now_s + self.latency_s, lambda: self._answered(booked))
+        self.ask()
+
+    def _refused(self, started_us: int, wait_s: float) -> None:
+        news = News(
+            code=SignalCode.RATE_LIMITED, started_us=started_us, retry_after_us=max(1, int(wait_s * 1e6))
+        )
+        self._exchange(news=(news,))
+
+    def _answered(self, booked: Booked) -> None:
+        self._catch_up()
+        headers = OpenAI().quota_headers(self.provider, self.now_s)
+        for report in read_quotas(QuotaFamily.OPENAI, headers, self.now_s):
+            seen = self.learner.observe(
+                report,
+                now_s=self.now_s,
+                own_us=own_times_us(minute_units(booked.cost), self.sight.limits),
+                raised_before_us=booked.raised_us,
+                limits=self.sight.limits,
+            )
+            if seen is not None:
+                if not self.observations:
+                    self._at(self.now_s + SETTLE_WITHIN_S, self._send)
+                self.observations[seen.dimension] = seen
+
+    def _send(self) -> None:
+        if self.observations:
+            self._exchange()
+
+
+def _world(model: provider.Enforcement, *, share: float, latency_s: float, start_s: float = 1e6) -> World:
+    limits = provider.Limits(
+        enforcement=model,
+        requests_per_minute=PER_MINUTE,
+        tokens_per_minute=TOKENS_PER_MINUTE,
+        burst_s=0.2,
+    )
+    return World(
+        provider=provider.Quota(limits, start_s),
+        share=share,
+        latency_s=latency_s,
+        start_s=start_s,
+        random=random.Random(SEED),
+    )
