@@ -254,7 +254,11 @@ def _spend(cost: Cost, times: int = 1) -> Callable[[Crowd], Reply]:
             _FULL,
             lambda crowd: crowd.send(
                 0,
-                Batch(is_hungry=True, requests=(Request(cost=Cost()), Request(cost=Cost(), lane=Lane.BULK))),
+                Batch(
+                    is_hungry=True,
+                    # Bulk's share takes one call at once and a second one ahead.
+                    requests=(Request(cost=Cost()), *(Request(cost=Cost(), lane=Lane.BULK),) * 2),
+                ),
             ),
         ),
     ],

@@ -8,8 +8,6 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import pytest
-
 from sluicegate.limiter.api import Cost
 from sluicegate.limiter.booking import (
     Batch,
