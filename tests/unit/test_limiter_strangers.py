@@ -6,12 +6,15 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sluicegate.limiter.api import Cost
+import pytest
+
+from sluicegate.limiter.api import Cost, Learn
 from sluicegate.limiter.booking import (
     Batch,
     BookingRef,
+    GiveBack,
     News,
     Observation,
     Quota,
@@ -31,16 +34,22 @@ from sluicegate.local.provider.formats import OpenAI
 from sluicegate.local.provider.strangers import Strangers
 
 RUN = "a" * 40
-PER_MINUTE = 1_200
-TOKENS_PER_MINUTE = 1_200_000
+PER_MINUTE = 2_400
+TOKENS_PER_MINUTE = 2_400_000
 QUOTA = Quota(requests_per_minute=PER_MINUTE, tokens_per_minute=TOKENS_PER_MINUTE)
 SEED = 4
 WARM_UP_S = 10.0
-SECONDS = 190.0
+WINDOW_AT_S = 999_960.0  # a multiple of a minute
+SECONDS = {
+    provider.Enforcement.BUCKET: 60.0,
+    provider.Enforcement.SLICE: 60.0,
+    provider.Enforcement.FIXED: 60.0,
+    provider.Enforcement.LOG: 90.0,
+}
 SETTLE_WITHIN_S = 0.05
-RATE_S = PER_MINUTE / 60
 REFUSAL_S = 0.02  # a refusal is answered without work
 LEAD_US = 1_000
+LATE_US = 50_000  # a start that has passed by more is booked anew
 MOST_LATE_S = 0.005  # how late a call's task may wake up
 
 
@@ -57,11 +66,11 @@ class Booked:
 class Counts:
     """What came of a run after its warm-up."""
 
+    seconds: float
     admitted: int = 0
     refused: int = 0
     strangers: float = 0.0
     raised_us: tuple[int, ...] = (0, 0, 0, 0)
-    safe: float = 1.0
 
     def refused_of_1000(self) -> float:
         """429s of a thousand calls."""
@@ -69,7 +78,7 @@ class Counts:
 
     def used(self) -> float:
         """What part of what strangers leave is used."""
-        return self.admitted / (RATE_S * (SECONDS - WARM_UP_S) - self.strangers)
+        return self.admitted / (PER_MINUTE / 60 * self.seconds - self.strangers)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,14 +90,14 @@ class World:
     latency_s: float
     start_s: float
     random: random.Random
+    counts: Counts
+    learner: Learner
     now_s: float = 0.0
-    counts: Counts = field(default_factory=Counts)
     events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     ticks: Iterator[int] = field(default_factory=itertools.count)
     strangers: Strangers = field(default_factory=Strangers)
     stored: Stored = field(default_factory=lambda: Stored(scope=ScopeState(run_id=RUN, generation=1)))
     sight: Sight = field(default_factory=lambda: Sight(QUOTA))
-    learner: Learner = field(default_factory=lambda: Learner(QUOTA))
     observations: dict[int, Observation] = field(default_factory=dict)
     booked: Booked | None = None
     cost: Cost = field(default_factory=Cost)
@@ -100,7 +109,7 @@ class World:
             self.strangers.begin(self.share, self.now_s, None)
         self.ask()
         before = 0.0
-        while self.now_s < self.start_s + SECONDS:
+        while self.now_s < self.start_s + WARM_UP_S + self.counts.seconds:
             is_warm = self._is_warm()
             self.now_s, _, happen = heapq.heappop(self.events)
             if self._is_warm() and not is_warm:
@@ -111,7 +120,6 @@ class World:
         self.counts.strangers = self.strangers.taken[provider.Dimension.REQUESTS] - before
         assert self.stored.scope is not None
         self.counts.raised_us = self.stored.scope.raised_us
-        self.counts.safe = self.stored.scope.safe
         return self.counts
 
     def _is_warm(self) -> bool:
@@ -126,9 +134,13 @@ class World:
     def _catch_up(self) -> None:
         self.strangers.catch_up(self.provider, self.now_s, lambda at_s: at_s)
 
-    def _exchange(self, *requests: Request, news: tuple[News, ...] = ()) -> Reply:
+    def _exchange(
+        self, *requests: Request, news: tuple[News, ...] = (), give_backs: tuple[GiveBack, ...] = ()
+    ) -> Reply:
         observations, self.observations = tuple(self.observations.values()), {}
-        batch = Batch(requests=requests, news=news, observations=observations, lead_us=LEAD_US)
+        batch = Batch(
+            requests=requests, news=news, observations=observations, give_backs=give_backs, lead_us=LEAD_US
+        )
         self.stored, reply = book(self.stored, batch, QUOTA, clock_us=self._us(), run_id=RUN)
         self.sight.see(reply, self.now_s)
         return reply
@@ -157,6 +169,10 @@ class World:
         """Make the booked call, unless a block says otherwise by now."""
         booked = self.booked
         assert booked is not None
+        if self._us() - booked.ref.start_us > LATE_US:
+            self._give_back(booked)
+            self.ask()
+            return
         if booked.ref.start_us < self.sight.blocked_until_us:
             self.ask(booked.ref)
             return
@@ -172,6 +188,9 @@ class World:
         else:
             self._at(self.now_s + self.latency_s, lambda: self._answered(booked))
         self.ask()
+
+    def _give_back(self, booked: Booked) -> None:
+        self._exchange(give_backs=(GiveBack(booking=booked.ref, cost=booked.cost),))
 
     def _refused(self, started_us: int, wait_s: float) -> None:
         news = News(
@@ -200,7 +219,15 @@ class World:
             self._exchange()
 
 
-def _world(model: provider.Enforcement, *, share: float, latency_s: float, start_s: float = 1e6) -> World:
+def _world(
+    model: provider.Enforcement,
+    *,
+    share: float,
+    latency_s: float,
+    start_s: float = WINDOW_AT_S - WARM_UP_S,
+    seconds: float | None = None,
+    learn: Learn = Learn.FOLLOW,
+) -> World:
     limits = provider.Limits(
         enforcement=model,
         requests_per_minute=PER_MINUTE,
@@ -213,4 +240,46 @@ def _world(model: provider.Enforcement, *, share: float, latency_s: float, start
         latency_s=latency_s,
         start_s=start_s,
         random=random.Random(SEED),
+        counts=Counts(seconds=seconds or SECONDS[model]),
+        learner=Learner(replace(QUOTA, learn=learn)),
     )
+
+
+@pytest.mark.parametrize("latency_s", [0.1, 2.0])
+@pytest.mark.parametrize("model", provider.Enforcement)
+def test_what_strangers_leave_is_used(model: provider.Enforcement, latency_s: float) -> None:
+    """While others take 30 % there are at most 5 429s in 1000 calls, and 85 % of the rest is used."""
+    counts = _world(model, share=0.3, latency_s=latency_s).run()
+
+    assert counts.strangers > 0.2 * PER_MINUTE / 60 * counts.seconds
+    assert counts.refused_of_1000() <= 5
+    assert counts.used() >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("model", "latency_s", "into_window_s"),
+    [
+        (provider.Enforcement.BUCKET, 0.1, 50.0),
+        (provider.Enforcement.BUCKET, 2.0, 50.0),
+        (provider.Enforcement.SLICE, 0.1, 50.0),
+        (provider.Enforcement.SLICE, 2.0, 50.0),
+        # A window's reset fits a bucket for a moment: near its end, and in the middle of an even use.
+        (provider.Enforcement.FIXED, 0.1, 0.0),
+        (provider.Enforcement.FIXED, 2.0, 52.0),
+        (provider.Enforcement.FIXED, 0.1, 57.0),
+        (provider.Enforcement.LOG, 0.1, 50.0),
+    ],
+)
+def test_alone_nothing_is_lost_by_learning(
+    model: provider.Enforcement, latency_s: float, into_window_s: float
+) -> None:
+    """Own calls are never taken for those of strangers: no debt is raised, no call is lost."""
+    start_s = WINDOW_AT_S - 60 + into_window_s
+    learning, deaf = (
+        _world(model, share=0.0, latency_s=latency_s, start_s=start_s, seconds=40.0, learn=learn).run()
+        for learn in (Learn.FOLLOW, Learn.OFF)
+    )
+
+    assert learning.raised_us == (0, 0, 0, 0)
+    assert learning.admitted >= 0.99 * deaf.admitted
+    assert deaf.used() >= 0.97
