@@ -124,7 +124,7 @@ class Desk:
     def _slot_wait_us(self, request: Request, start_us: int) -> int:
         """Return 0 when a place on the wire is free; bulk work that has a share to come is kept the next one.
 
-        Without that it would never find one: interactive work takes each place in the moment it is given back.
+        Without that it would never find one: interactive work takes each place as it is given back.
         """
         scope, now_us = self._scope, self._scope.now_us
         is_kept = request.lane is Lane.INTERACTIVE and scope.state.bulk_until_us > now_us
