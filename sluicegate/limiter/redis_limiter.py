@@ -46,7 +46,7 @@ from sluicegate.limiter.learner import Learner, own_times_us
 from sluicegate.limiter.link import BookingLink
 from sluicegate.limiter.sight import CIRCUIT_REASONS, Sight
 from sluicegate.limiter.unsettled import ToTell, Unsettled
-from sluicegate.limiter.waiters import Booking, LaneQueue, Waiter, WaiterQueues
+from sluicegate.limiter.waiters import Booking, Waiter, WaiterQueues
 from sluicegate.llm.outcomes import QuotaReport
 from sluicegate.telemetry.metrics import Metrics
 
@@ -234,13 +234,18 @@ class RedisLimiter:
         return (
             bool(self._to_confirm)
             or now >= min(self._look_at, self._unsettled.due_at)
-            or any(self._may_book(lane, len(self._booked), now) for lane in self._queues.lanes())
+            or any(self._may_book(lane, self._ahead(lane, self._booked), now) for lane in Lane)
         )
 
-    def _may_book(self, lane: LaneQueue, ahead: int, now: float) -> bool:
-        if not self._sight.is_limited or lane.ask_at > now or ahead >= MOST_AHEAD:
+    def _ahead(self, lane: Lane, booked: Iterable[Waiter]) -> int:
+        """Return how many of a lane are booked: one lane's head must not keep the other's from asking."""
+        return sum(waiter.ask.lane is lane for waiter in booked)
+
+    def _may_book(self, lane: Lane, ahead: int, now: float) -> bool:
+        queue = self._queues[lane]
+        if not self._sight.is_limited or queue.ask_at > now or ahead >= MOST_AHEAD:
             return False
-        head = lane.head()
+        head = queue.head()
         if head is None:
             return False
         return ahead < self._sight.starts_within(head.ask.cost, 2 * self._lead_s)
@@ -249,9 +254,10 @@ class RedisLimiter:
         taken, self._to_confirm = self._to_confirm[:MOST_AHEAD], self._to_confirm[MOST_AHEAD:]
         taken = [waiter for waiter in taken if not waiter.answer.done()]
         now = self._now()
-        ahead = len(self._booked.union(taken))
-        for lane in self._queues.lanes():
-            while self._may_book(lane, ahead, now) and (waiter := lane.pop()) is not None:
+        booked = self._booked.union(taken)
+        for lane in Lane:
+            ahead = self._ahead(lane, booked)
+            while self._may_book(lane, ahead, now) and (waiter := self._queues[lane].pop()) is not None:
                 taken.append(waiter)
                 ahead += 1
         self._booked.difference_update(taken)

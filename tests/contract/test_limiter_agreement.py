@@ -140,17 +140,23 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
         return Stored()
     around = st.sampled_from([0, now_us - _SECOND_US, now_us + 2 * _SECOND_US])
     four = st.tuples(_shifts, _shifts, _shifts, _shifts)
-    circuit = draw(st.sampled_from([0, 0, 1, 2]))
+    # Half of the states have nothing in the way, so that what comes after a block or a circuit is seen too.
+    is_calm = draw(st.booleans())
+    circuit = 0 if is_calm else draw(st.sampled_from([0, 0, 1, 2]))
     hour = now_us // _HOUR_US + draw(st.sampled_from([-40, -3, 0, 1]))
     used = st.lists(st.integers(0, 40).map(float), min_size=HOURS, max_size=HOURS).map(tuple)
-    a, b, c, d = draw(four)
+    a, b, c, d = (min(shift_us, 0) if is_calm else shift_us for shift_us in draw(four))
     return Stored(
         scope=ScopeState(
-            run_id=draw(st.sampled_from([run_id, run_id, run_id, "0" * 40])),
+            run_id=run_id if is_calm else draw(st.sampled_from([run_id, run_id, run_id, "0" * 40])),
             generation=1,
             newest=draw(st.sampled_from([0, 1, 2, 5, 900])),
-            last_now_us=now_us + draw(st.sampled_from([-_SECOND_US, 0, 5 * _SECOND_US, 25 * _SECOND_US])),
-            blocked_until_us=now_us + draw(st.sampled_from([-_SECOND_US, -_SECOND_US, 20 * _SECOND_US])),
+            last_now_us=now_us
+            + draw(
+                st.sampled_from([-_SECOND_US, 0, *([] if is_calm else [5 * _SECOND_US, 25 * _SECOND_US])])
+            ),
+            blocked_until_us=now_us
+            + draw(st.sampled_from([-_SECOND_US, -_SECOND_US, *([] if is_calm else [20 * _SECOND_US])])),
             cut_at_us=draw(st.sampled_from([0, now_us - 4 * _SECOND_US])),
             cut_newest=draw(st.integers(0, 3)),
             safe=draw(st.sampled_from([1.0, 1.0, 0.81, 0.5])),

@@ -219,3 +219,10 @@ def test_an_overload_is_forgotten_after_ten_minutes() -> None:
     assert crowd.tell().is_leasing
     crowd.run(2)
     assert not crowd.tell().is_leasing
+
+
+def test_a_refusal_where_no_rate_is_known_bounds_the_calls_at_once() -> None:
+    """Without a limit to lower, a 429 lets fewer calls be on the wire; beside one it does not."""
+    for quota, is_bounded in ((Quota(), True), (_QUOTA, False)):
+        crowd = Crowd(quota)
+        assert crowd.tell(_refused(crowd)).is_leasing is is_bounded

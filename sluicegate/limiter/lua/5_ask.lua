@@ -113,7 +113,7 @@ local function lane_wait(start)
   if hungry_until <= now and start - now <= ahead then return 0 end
   local next_at = start - ahead
   if hungry_until > now then next_at = max(next_at, hungry_until) end
-  if bulk_share > 0 then
+  if hungry_until > now and bulk_share > 0 then
     local share, places, costs = share_of()
     if share <= now then
       for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]] + costs[i], now) end

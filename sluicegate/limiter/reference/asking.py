@@ -148,14 +148,14 @@ class Desk:
         next_us = start_us - ahead_us
         if is_hungry:
             next_us = max(next_us, state.hungry_until_us, self._interactive_until_us + HUNGRY_US)
-        share_us = self._share_at_us(request, start_us)
-        if share_us is not None and share_us <= now_us:
-            # What is asked for a little late is not lost: by as much as the call itself takes.
-            for i, time_us in self._share_times_us(request, start_us):
-                scope.put("shares_us", i, max(scope.state.shares_us[i] + time_us, now_us))
-            return 0
-        if share_us is not None:
-            next_us = min(next_us, share_us)
+            share_us = self._share_at_us(request, start_us)
+            if share_us is not None and share_us <= now_us:
+                # What is asked for a little late is not lost: by as much as the call itself takes.
+                for i, time_us in self._share_times_us(request, start_us):
+                    scope.put("shares_us", i, max(scope.state.shares_us[i] + time_us, now_us))
+                return 0
+            if share_us is not None:
+                next_us = min(next_us, share_us)
         return max(_LEAST_LANE_WAIT_US, next_us - now_us)
 
     def _share_at_us(self, request: Request, start_us: int) -> int | None:
