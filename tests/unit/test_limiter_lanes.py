@@ -52,7 +52,7 @@ def test_a_lane_alone_gets_everything(quota: Quota, interactive: int, bulk: int)
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_rare_interactive_call_waits_half_a_second_at_most(seed: int) -> None:
-    """One a second at random beside 20 hungry bulk processes: p99 of its waits is 0.5 s and two calls."""
+    """About one a second beside 20 hungry bulk processes: p99 of its waits is 0.5 s and two calls."""
     crowd = _crowd(_RATES, interactive=0, bulk=20, seed=seed)
     asking = crowd.processes[seed]
     # Before any interactive call was seen, bulk work books as far ahead as it likes.
@@ -60,7 +60,7 @@ def test_a_rare_interactive_call_waits_half_a_second_at_most(seed: int) -> None:
     crowd.run(10)
     from_us = crowd.now_us
     for _ in range(100):
-        crowd.run(crowd.random.uniform(0, 2))
+        crowd.run(crowd.random.uniform(0.7, 1.3))  # each by itself: a second one asks after the first
         asking.arrive(Lane.INTERACTIVE, Cost())
     crowd.run(5)
     calls = [call for call in crowd.calls if call.lane is Lane.INTERACTIVE and call.start_us >= from_us]
