@@ -184,9 +184,9 @@ async def test_a_large_call_is_not_starved(redis_client: redis.asyncio.Redis) ->
 
 
 async def test_lane_then_retry_then_age_decide(redis_client: redis.asyncio.Redis) -> None:
-    """Waiters are served by lane, retries first, then the older origin, whatever order they came in."""
+    """Without a share for bulk, waiters are served by lane, retries first, then the older origin."""
     await open_scope(redis_client)
-    limiter = _limiter(redis_client, Quota(requests_per_minute=6_000, burst_s=0))
+    limiter = _limiter(redis_client, Quota(requests_per_minute=6_000, burst_s=0, bulk_share=0))
     asks = [
         _ask(30),
         _ask(10),
