@@ -39,9 +39,9 @@ _KEYS = ScopeKeys.of("main")
 _ids = itertools.count()
 
 
-def _limiter(client: redis.asyncio.Redis, quota: Quota) -> RedisLimiter:
+def _limiter(client: redis.asyncio.Redis, quota: Quota, metrics: Metrics | None = None) -> RedisLimiter:
     return RedisLimiter(
-        client, scope="main", quota=quota, metrics=Metrics(), process_id=f"sharing-{next(_ids)}"
+        client, scope="main", quota=quota, metrics=metrics or Metrics(), process_id=f"sharing-{next(_ids)}"
     )
 
 
@@ -143,6 +143,26 @@ async def test_tenants_take_turns_in_every_process(redis_client: redis.asyncio.R
 
     for each in served.values():
         assert each[:6].count("few") == 3, each
+
+
+async def test_a_tenants_turns_are_as_many_as_its_calls_are_small(redis_client: redis.asyncio.Redis) -> None:
+    """Turns are by cost: five small calls go for one that is five times as large."""
+    await open_scope(redis_client)
+    limiter = _limiter(redis_client, Quota(tokens_per_minute=600_000, burst_s=0))
+    served: list[str] = []
+
+    async def call(tenant: str, tokens: int) -> None:
+        await _permit(limiter, _ask(tenant=tenant, tokens=tokens))
+        served.append(tenant)
+
+    async with asyncio.TaskGroup() as tasks:
+        for tenant, tokens in [("large", 250)] * 6 + [("small", 50)] * 20:
+            tasks.create_task(call(tenant, tokens))
+        await asyncio.sleep(0)
+        async with running(limiter):
+            await wait_until(lambda: len(served) == 26)
+
+    assert 9 <= served[:12].count("small") <= 11, served
 
 
 # --- places among the concurrent calls --------------------------------------------------------------------
@@ -315,7 +335,7 @@ async def test_success_is_told_only_where_it_is_news(redis_client: redis.asyncio
         permit = await _permit(limiter)
         for _ in range(100):
             await limiter.report(permit, alive)
-        await _batches(overheard, 2)
+        await _batches(overheard, 1)
         assert overheard.news == []
         await limiter.report(permit, Signal(kind=SignalKind.DOWN, reason="timeout", event="e"))
         assert len(overheard.news) == 1
@@ -323,7 +343,7 @@ async def test_success_is_told_only_where_it_is_news(redis_client: redis.asyncio
         await wait_until(lambda: len(overheard.news) == 2)
         await _batches(overheard, 1)
         await limiter.report(permit, alive)
-        await _batches(overheard, 2)
+        await _batches(overheard, 1)
     assert len(overheard.news) == 2
 
 
@@ -359,6 +379,33 @@ async def test_a_cancelled_acquire_loses_at_most_its_booking(redis_client: redis
             lost.append((await read_scope(redis_client)).newest - before)
     assert set(lost) <= {0, 1}
     assert granted < 60
+
+
+async def test_a_permit_that_nobody_came_to_see_is_given_back(redis_client: redis.asyncio.Redis) -> None:
+    """A call that is cancelled between its grant and its waking up returns its place and its booking."""
+    await open_scope(redis_client)
+    metrics = Metrics()
+    limiter = _limiter(redis_client, Quota(requests_per_minute=60_000, concurrency=2), metrics)
+
+    def grants() -> float:
+        labels = {"scope": "main", "lane": "interactive"}
+        return metrics.registry.get_sample_value("sluicegate_limiter_wait_seconds_count", labels) or 0.0
+
+    unseen = 0
+    async with running(limiter):
+        for _ in range(20):
+            before = grants()
+            call = asyncio.ensure_future(limiter.acquire(_ask()))
+            async with asyncio.timeout(3):
+                while grants() == before:  # noqa: ASYNC110 - the very step of the grant must be seen
+                    await asyncio.sleep(0)
+            if not call.cancel():
+                limiter.settle(_granted(call), NOTHING)
+            await asyncio.wait({call})
+            unseen += call.cancelled()
+            await _until_leases(redis_client, 0)
+        assert (await read_scope(redis_client)).newest == 0
+    assert unseen > 0
 
 
 def _granted(call: asyncio.Future[Any]) -> Permit:
