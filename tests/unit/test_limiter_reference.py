@@ -15,6 +15,7 @@ from sluicegate.limiter.booking import (
     Batch,
     BookingRef,
     GiveBack,
+    Observation,
     Quota,
     Reply,
     Request,
@@ -22,7 +23,7 @@ from sluicegate.limiter.booking import (
     Verdict,
     minute_units,
 )
-from sluicegate.limiter.reference import GUARD_US, MAX_STEP_BACK_US
+from sluicegate.limiter.reference import GUARD_US, MAX_STEP_BACK_US, RAISE_US
 from sluicegate.limiter.reference import book as book_stored
 from sluicegate.limiter.stored import ScopeState, Stored
 
@@ -392,3 +393,14 @@ def test_without_limits_only_a_block_makes_wait() -> None:
     _, answers = _ask(_fresh(quota), quota, Cost(tokens=10**9), Cost(tokens=10**9))
     assert [answer.wait_us for answer in answers] == [0, 0]
     assert not quota.is_limited
+
+
+def test_a_debt_is_raised_by_no_more_than_a_second_from_now() -> None:
+    """However much one answer tells: the next ones say whether it is still there."""
+    quota = Quota(requests_per_minute=60)
+    seen = Observation(dimension=0, extra_us=30 * SECOND_US)
+
+    state, reply = book(_fresh(quota), Batch(observations=(seen,)), quota, clock_us=T0, run_id=RUN)
+
+    assert state.tats_us[0] == T0 + RAISE_US
+    assert reply.raised_us[0] == RAISE_US

@@ -50,6 +50,7 @@ SETTLE_WITHIN_S = 0.05
 REFUSAL_S = 0.02  # a refusal is answered without work
 LEAD_US = 1_000
 LATE_US = 50_000  # a start that has passed by more is booked anew
+DEEP_BURST_S = 10.0
 MOST_LATE_S = 0.005  # how late a call's task may wake up
 
 
@@ -121,6 +122,10 @@ class World:
         assert self.stored.scope is not None
         self.counts.raised_us = self.stored.scope.raised_us
         return self.counts
+
+    def after(self, seconds: float, happen: Callable[[], None]) -> None:
+        """Let something happen so long after the start."""
+        self._at(self.start_s + seconds, happen)
 
     def _is_warm(self) -> bool:
         return self.now_s >= self.start_s + WARM_UP_S
@@ -227,12 +232,13 @@ def _world(
     start_s: float = WINDOW_AT_S - WARM_UP_S,
     seconds: float | None = None,
     learn: Learn = Learn.FOLLOW,
+    burst_s: float = 0.2,
 ) -> World:
     limits = provider.Limits(
         enforcement=model,
         requests_per_minute=PER_MINUTE,
         tokens_per_minute=TOKENS_PER_MINUTE,
-        burst_s=0.2,
+        burst_s=burst_s,
     )
     return World(
         provider=provider.Quota(limits, start_s),
@@ -256,6 +262,32 @@ def test_what_strangers_leave_is_used(model: provider.Enforcement, latency_s: fl
     assert counts.used() >= 0.85
 
 
+@pytest.mark.parametrize("latency_s", [0.1, 2.0])
+def test_a_deep_bucket_is_not_drained_beside_strangers(latency_s: float) -> None:
+    """Headers tell that it sinks long before it is empty: no 429 at all, and its depth is left alone."""
+    world = _world(
+        provider.Enforcement.BUCKET, share=0.3, latency_s=latency_s, seconds=40.0, burst_s=DEEP_BURST_S
+    )
+
+    counts = world.run()
+
+    assert counts.refused == 0
+    assert 0.95 <= counts.used() <= 1.01
+
+
+def test_a_debt_is_raised_once_however_many_calls_saw_it() -> None:
+    """Those on the wire for two seconds all tell of the one second that a stranger took."""
+    world = _world(provider.Enforcement.BUCKET, share=0.0, latency_s=2.0, seconds=20.0, burst_s=DEEP_BURST_S)
+    world.after(
+        15.0, lambda: world.provider.charge({provider.Dimension.REQUESTS: PER_MINUTE / 60}, world.now_s)
+    )
+
+    counts = world.run()
+
+    assert 0.8e6 <= counts.raised_us[0] <= 1e6
+    assert counts.used() >= 0.93
+
+
 @pytest.mark.parametrize(
     ("model", "latency_s", "into_window_s"),
     [
@@ -266,7 +298,7 @@ def test_what_strangers_leave_is_used(model: provider.Enforcement, latency_s: fl
         # A window's reset fits a bucket for a moment: near its end, and in the middle of an even use.
         (provider.Enforcement.FIXED, 0.1, 0.0),
         (provider.Enforcement.FIXED, 2.0, 52.0),
-        (provider.Enforcement.FIXED, 0.1, 57.0),
+        (provider.Enforcement.FIXED, 0.1, 59.4),
         (provider.Enforcement.LOG, 0.1, 50.0),
     ],
 )
