@@ -17,19 +17,13 @@ it for calls started before it. A stricter rule would lose for good whatever was
 `days` counts by the hour, `asking` answers requests. The script has the same parts in the same order.
 """
 
-from sluicegate.limiter.reference.asking import BULK_AHEAD_US, HUNGRY_US, LANE_MEMORY_US
 from sluicegate.limiter.reference.book import book
-from sluicegate.limiter.reference.hearing import FIRST_PROBE_US, LONGEST_PROBE_US, OUTAGE_CALLS, OUTAGE_US
+from sluicegate.limiter.reference.hearing import OUTAGE_CALLS, OUTAGE_US
 from sluicegate.limiter.reference.scope import GUARD_US, MAX_STEP_BACK_US
 from sluicegate.limiter.reference.settling import RAISE_US
 
 __all__ = [
-    "BULK_AHEAD_US",
-    "FIRST_PROBE_US",
     "GUARD_US",
-    "HUNGRY_US",
-    "LANE_MEMORY_US",
-    "LONGEST_PROBE_US",
     "MAX_STEP_BACK_US",
     "OUTAGE_CALLS",
     "OUTAGE_US",
