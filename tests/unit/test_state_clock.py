@@ -34,7 +34,8 @@ def test_the_clock_is_never_ahead_and_behind_by_the_round_trip_at_most(
     )
     true_us = start_us + (way_there_s + way_back_s + later_s * (1 + drift)) * 1e6
     behind_us = true_us - sample.now_us(sample.heard_s + later_s)
-    assert -1 <= behind_us <= (way_back_s + later_s * 2e-4) * 1e6 + 2
+    # Each of the three readings is cut to a whole microsecond.
+    assert -1 <= behind_us <= (way_back_s + later_s * 2e-4) * 1e6 + 3
 
 
 async def test_the_clock_agrees_with_the_server(redis_client: redis.asyncio.Redis) -> None:
