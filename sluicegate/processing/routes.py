@@ -24,6 +24,9 @@ from sluicegate.limiter.api import (
 from sluicegate.limiter.costs import CostModel
 from sluicegate.llm.api import LlmCaller
 
+# The right to probe is here already: what is left is one round trip to Redis.
+_PROBE_TURN_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
@@ -66,10 +69,15 @@ class Routes:
         for route in self._routes:
             ask = ask_for(route)
             patience_s = self._patience_s(ask.patience_s)
-            if _is_open(route, patience_s) or route.view.wants_probe():
-                permit = await self._take_turn(route, replace(ask, patience_s=patience_s))
-                if permit is not None:
-                    return Granted(route=route, permit=permit)
+            permit = None
+            if _is_open(route, patience_s):
+                ask = replace(ask, patience_s=patience_s)
+                permit = await self._take_turn(route, ask, self._fallback_after_s)
+            elif route.view.wants_probe():
+                # With any patience at all it would be told of the circuit, and never be the probe.
+                permit = await self._take_turn(route, replace(ask, patience_s=None), _PROBE_TURN_S)
+            if permit is not None:
+                return Granted(route=route, permit=permit)
         return await _Race().run([(route, ask_for(route)) for route in self._routes])
 
     def lead_past(self, refused: Route, patience_s: float | None) -> bool:
@@ -84,11 +92,11 @@ class Routes:
         """Return how long a route may be blocked without losing its turn."""
         return self._fallback_after_s if patience_s is None else min(self._fallback_after_s, patience_s)
 
-    async def _take_turn(self, route: Route, ask: Ask) -> Permit | None:
+    async def _take_turn(self, route: Route, ask: Ask, turn_s: float) -> Permit | None:
         """Wait for one route's permit; None when its turn is over or it will not give one."""
         try:
             # Its queue may be waited for even by a call that has no patience left for blocks.
-            async with asyncio.timeout(self._fallback_after_s):
+            async with asyncio.timeout(turn_s):
                 answer = await route.limiter.acquire(ask)
         except TimeoutError:
             return None
