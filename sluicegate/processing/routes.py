@@ -15,6 +15,7 @@ from sluicegate.limiter.api import (
     NOTHING,
     Ask,
     Blocked,
+    Circuit,
     Limiter,
     NeverFits,
     Permit,
@@ -87,6 +88,14 @@ class Routes:
         return not _is_open(refused, turns_patience_s) and any(
             _is_open(other, turns_patience_s) for other in others
         )
+
+    def circuit(self) -> Circuit | None:
+        """Return the circuit that is probed first, where every route's is open; None when one is closed."""
+        circuits = [route.view.circuit() for route in self._routes]
+        known = [circuit for circuit in circuits if circuit is not None]
+        if len(known) < len(circuits):
+            return None
+        return min(known, key=lambda circuit: circuit.next_probe_s)
 
     def _patience_s(self, patience_s: float | None) -> float:
         """Return how long a route may be blocked without losing its turn."""
