@@ -173,7 +173,7 @@ class RedisLimiter:
             self._end_probe(news)
         else:
             self._unsettled.tell(news)
-        if not is_alive:
+        if not is_alive or permit.is_probe:
             await asyncio.wait({sent}, timeout=self._timeout_s)
 
     async def flush(self) -> None:
