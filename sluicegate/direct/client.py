@@ -69,13 +69,18 @@ class LlmClient:
 
         Raises ConfigurationError for a provider that the settings do not have.
         """
-        for name in (defaults.provider, *(read_fallback(text, "")[0] for text in defaults.fallback)):
+        for name, model in (
+            (defaults.provider, defaults.model),
+            *(read_fallback(text, defaults.model) for text in defaults.fallback),
+        ):
             if name not in settings.providers:
                 raise ConfigurationError(
                     f"there is no such [providers.*] section{hint(name, settings.providers)}"
                 )
+            if not model:
+                raise ConfigurationError('write a fallback as "PROVIDER" or "PROVIDER/MODEL"')
+        self.defaults = defaults
         self._settings = settings
-        self._defaults = defaults
         self._timeout_s = _checked_timeout_s(timeout_s)
         self._metrics = Metrics()
         self._opening: AbstractAsyncContextManager[_Session] | None = None
@@ -128,7 +133,7 @@ class LlmClient:
     async def __aenter__(self) -> Self:
         if self._opening is not None:
             raise RuntimeError("the client is open already: one client serves any number of tasks")
-        self._opening = _opened(self._settings, self._defaults, self._metrics)
+        self._opening = _opened(self._settings, self.defaults, self._metrics)
         try:
             self._session = await self._opening.__aenter__()
         except BaseException:
@@ -165,13 +170,12 @@ class LlmClient:
         """
         if self._session is None:
             raise RuntimeError("the client is open only inside its `async with` block")
-        prompt = conversation(system, messages, user)
-        if not prompt:
+        if user is None and not messages:
             raise ValueError("nothing was asked: give user or messages")
         request = CallRequest(
-            model=model or self._defaults.model,
-            messages=prompt,
-            max_output_tokens=max_output_tokens or self._defaults.max_output_tokens,
+            model=model or self.defaults.model,
+            messages=conversation(system, messages, user),
+            max_output_tokens=max_output_tokens or self.defaults.max_output_tokens,
             request_id="",
             json_object=json_object,
         )
@@ -199,8 +203,10 @@ async def _opened(settings: Settings, defaults: CallDefaults, metrics: Metrics) 
         try:
             yield session
         finally:
-            await session.close()
-            await keeper
+            try:
+                await session.close()
+            finally:
+                await keeper
 
 
 class _Session:

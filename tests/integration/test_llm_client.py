@@ -58,11 +58,12 @@ def settings_of(provider: ProviderProcess, redis_url: str, **more: str) -> Setti
     return load_settings(None, environ_of(provider, redis_url, **more))
 
 
+@pytest.mark.slow
 async def test_a_web_handlers_calls_share_the_quota_with_a_bulk_crowd_and_go_ahead_of_it(
     redis_client: redis.asyncio.Redis, redis_url: str
 ) -> None:
     """Two clients, as two processes have them: not one 429 between them, and no queue for a web handler."""
-    per_minute = "1200"
+    per_minute = "2400"
     await open_scope(redis_client, "main")
     with ProviderProcess(
         "--requests-per-minute", per_minute, "--tokens-per-minute", "1000000000", "--burst-s", "0.2"
@@ -146,6 +147,7 @@ async def test_a_waiter_that_is_cancelled_gives_back_what_it_had_booked(
     assert await booked_until_us() == before_us
 
 
+@pytest.mark.slow
 async def test_an_open_circuit_is_told_at_once_and_closed_by_a_call_that_waits_for_its_probe(
     provider: ProviderProcess, redis_url: str
 ) -> None:
@@ -198,6 +200,7 @@ async def test_another_model_is_asked_under_its_own_limits(
     assert (await read_scope(redis_client, "main")).newest == 0
 
 
+@pytest.mark.slow
 async def test_the_example_of_the_documentation_runs_as_it_stands(
     provider: ProviderProcess, redis_url: str, tmp_path: Path
 ) -> None:
