@@ -72,16 +72,18 @@ async def test_a_web_handlers_calls_share_the_quota_with_a_bulk_crowd_and_go_ahe
         crowd = LlmClient.from_settings(settings, stream="documents")
         web = LlmClient.from_settings(settings, stream="support-chat")
         async with crowd, web:
-            bulk = [asyncio.create_task(crowd.complete("bulk", lane="bulk")) for _ in range(60)]
+            bulk = [asyncio.create_task(crowd.complete("bulk", model="bulk", lane="bulk")) for _ in range(60)]
             await wait_until(lambda: sum(call.done() for call in bulk) >= 5, what="bulk work under way")
-
-            answers = await asyncio.gather(*(web.complete("Where is it?") for _ in range(5)))
-
-            assert sum(not call.done() for call in bulk) >= 20
+            answers = await asyncio.gather(*(web.complete("Where is it?", model="web") for _ in range(30)))
             await asyncio.gather(*bulk)
-        assert {answer.route for answer in answers} == {"main"}
-        assert provider.stats("?summary=1")["counts"]["refused"] == 0
-        assert provider.stats("?summary=1")["counts"]["answered"] == 65
+        stats = provider.stats()
+
+    assert {answer.route for answer in answers} == {"main"}
+    assert (stats["counts"]["refused"], stats["counts"]["answered"]) == (0, 90)
+    order = [call["model"] for call in stats["calls"]]
+    first, last = order.index("web"), len(order) - order[::-1].index("web")
+    # A tenth is bulk's own share. Without lanes two processes would take turns: thirty.
+    assert order[first:last].count("bulk") <= 12
 
 
 async def test_a_refused_call_is_answered_by_its_next_attempt(
@@ -168,10 +170,11 @@ async def test_an_open_circuit_is_told_at_once_and_closed_by_a_call_that_waits_f
     assert (answer.route, at_once.route) == ("main", "main")
 
 
-async def test_the_fallback_answers_for_a_provider_whose_circuit_is_open(
+@pytest.mark.slow
+async def test_the_fallback_answers_until_a_probe_finds_the_own_provider_well(
     provider: ProviderProcess, redis_url: str
 ) -> None:
-    """In the same call, and the answer says who gave it."""
+    """From the call that found out, which the answer says, to one of those that could have gone elsewhere."""
     provider.fault(kind="status", status=401)
     client = LlmClient.from_settings(
         settings_of(provider, redis_url), provider="main", model="small", fallback=["backup/large"]
@@ -179,9 +182,14 @@ async def test_the_fallback_answers_for_a_provider_whose_circuit_is_open(
 
     async with client as llm:
         answers = [await llm.complete("Where is it?", timeout_s=10) for _ in range(2)]
+        assert provider.last_call()["model"] == "large"
+        async with asyncio.timeout(20):
+            while answers[-1].route != "main":
+                answers.append(await llm.complete("Where is it?"))
 
-    assert [answer.route for answer in answers] == ["backup/large"] * 2
-    assert provider.last_call()["model"] == "large"
+    routes = [answer.route for answer in answers]
+    assert routes == ["backup/large"] * (len(routes) - 1) + ["main"]
+    assert len(routes) > 2
 
 
 async def test_another_model_is_asked_under_its_own_limits(
