@@ -164,7 +164,10 @@ class ClientClosedError(CallUnansweredError):
     """The client was closed, or broke, while the call waited for its turn."""
 
     def __init__(self) -> None:
-        super().__init__("the client was closed while the call waited", reason="closed")
+        super().__init__(
+            "the client is closed, or broke: then the log has llm-client.broken; open a new one",
+            reason="closed",
+        )
 
 
 class StackError(SluicegateError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from sluicegate.clock import LocalClock
@@ -34,6 +35,8 @@ from sluicegate.settings.nearest import hint
 from sluicegate.settings.routes import read_fallback
 from sluicegate.state.connecting import connect
 from sluicegate.telemetry.metrics import Metrics
+
+_log = structlog.get_logger()
 
 DEFAULT_TIMEOUT_S = 30.0
 
@@ -297,6 +300,10 @@ class _Session:
     async def _run(self, limiter: RedisLimiter) -> None:
         try:
             await limiter.run()
+        except Exception as error:
+            # Raised again where the client is closed, which may be days from now.
+            _log.error("llm-client.broken", error=type(error).__name__)
+            raise
         finally:
             self._release()  # who waits for a limiter that does not run would wait in vain
 

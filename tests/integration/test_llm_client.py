@@ -15,7 +15,7 @@ import pytest
 import redis.asyncio
 
 from sluicegate import LlmClient
-from sluicegate.errors import CallFailedError, CircuitOpenError, QuotaBlockedError
+from sluicegate.errors import CallFailedError, CircuitOpenError, ClientClosedError, QuotaBlockedError
 from sluicegate.settings import Settings, load_settings
 from tests.contract.limiter_scope import open_scope, read_scope
 from tests.fixtures.provider import ProviderProcess
@@ -147,6 +147,24 @@ async def test_a_waiter_that_is_cancelled_gives_back_what_it_had_booked(
 
     assert waiting.cancelled()
     assert await booked_until_us() == before_us
+
+
+async def test_leaving_the_client_waits_for_calls_on_the_wire_and_lets_the_waiting_go(
+    provider: ProviderProcess, redis_client: redis.asyncio.Redis, redis_url: str
+) -> None:
+    """What was sent is paid for and answered; who waits for quota is told, not left hanging."""
+    provider.fault(kind="slow", delay_s=0.5)
+    settings = settings_of(provider, redis_url, SLUICEGATE_LIMITS__MAIN__REQUESTS_PER_MINUTE="6")
+
+    async with LlmClient.from_settings(settings, stream="support-chat") as llm:
+        on_the_wire = asyncio.create_task(llm.complete("sent"))
+        await wait_until(lambda: provider.stats("?summary=1")["in_flight"] == 1, what="a call on the wire")
+        waiting = asyncio.create_task(llm.complete("ten seconds later"))
+        await asyncio.sleep(0)
+
+    assert on_the_wire.result().route == "main"
+    assert isinstance(waiting.exception(), ClientClosedError)
+    assert (await read_scope(redis_client)).newest >= 1
 
 
 @pytest.mark.slow
