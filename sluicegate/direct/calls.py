@@ -82,7 +82,10 @@ class DirectCalls:
         Raises CallRejectedError when the provider will never take the call, CallUnansweredError when there is
         no answer in time: at once where that is known beforehand. Cancelling gives back what was booked.
         """
-        call = _Call(wanted, f"{_STEP}-{self._ports.new_id()}", self._ports.clock.now_ms())
+        size = _prompt_bytes(wanted.request)
+        if size is None:
+            raise CallRejectedError(Reason.BAD_REQUEST.value)
+        call = _Call(wanted, size, f"{_STEP}-{self._ports.new_id()}", self._ports.clock.now_ms())
         try:
             async with asyncio.timeout(wanted.timeout_s):
                 return await self._until_answered(routes, call)
@@ -155,10 +158,10 @@ class DirectCalls:
 class _Call:
     """How far one call has come. Its in-place budget is all of its caller's time."""
 
-    def __init__(self, wanted: Wanted, identity: str, now_ms: int) -> None:
+    def __init__(self, wanted: Wanted, prompt_bytes: int, identity: str, now_ms: int) -> None:
         self.identity = identity
         self.wanted = wanted
-        self.prompt_bytes = prompt_bytes(wanted.request)
+        self.prompt_bytes = prompt_bytes
         self.phase = CallPhase.QUEUE
         self._asked_ms = now_ms
         self._until_ms = now_ms + int(wanted.timeout_s * 1000)
@@ -192,6 +195,17 @@ class _Call:
             http_status=outcome.http_status,
             retry_after_s=retry_after_s,
         )
+
+
+def _prompt_bytes(request: CallRequest) -> int | None:
+    """Return the prompt's size; None for text that nothing can carry (half of a surrogate pair).
+
+    The codec's own error holds the whole text, even as the context of another one.
+    """
+    try:
+        return prompt_bytes(request)
+    except UnicodeEncodeError:
+        return None
 
 
 def _is_worth_a_probe(answer: Granted | Blocked | NeverFits, left_s: float) -> bool:

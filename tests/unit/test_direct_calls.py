@@ -304,6 +304,17 @@ async def test_a_call_that_no_limit_holds_is_rejected_before_it_is_sent() -> Non
     assert desk.caller.requests == []
 
 
+async def test_text_that_nothing_can_carry_is_rejected_without_being_quoted() -> None:
+    """The codec's error would hold all of it."""
+    desk = Desk()
+
+    with pytest.raises(CallRejectedError, match="bad-request") as caught:
+        await desk.complete("canary \ud800")
+
+    assert caught.value.__context__ is None
+    assert desk.limiter.asked == []
+
+
 async def test_time_that_ends_on_the_wire_keeps_the_cost_and_says_so() -> None:
     """What may have reached the provider may be charged."""
 

@@ -10,7 +10,7 @@ import pytest
 
 import sluicegate
 from sluicegate import LlmClient
-from sluicegate.direct.client import CallDefaults
+from sluicegate.direct.session import CallDefaults
 from sluicegate.errors import ConfigurationError
 from sluicegate.settings import Settings, load_settings
 
