@@ -159,6 +159,7 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
             + draw(st.sampled_from([-_SECOND_US, -_SECOND_US, *([] if is_calm else [20 * _SECOND_US])])),
             cut_at_us=draw(st.sampled_from([0, now_us - 4 * _SECOND_US])),
             cut_newest=draw(st.integers(0, 3)),
+            burst_at_us=draw(st.sampled_from([0, now_us - 3 * _SECOND_US])),
             safe=draw(st.sampled_from([1.0, 1.0, 0.81, 0.5])),
             safe_at_us=now_us - draw(st.sampled_from([0, 25 * _SECOND_US])),
             ramp_from_us=now_us + draw(st.sampled_from([-4 * _SECOND_US, 20 * _SECOND_US])),

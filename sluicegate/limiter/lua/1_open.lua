@@ -22,7 +22,7 @@
 --          Bookings of one batch are numbered in a row.
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.
-local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 5, 2000000, 60000000, 10000000, 100000
+local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 6, 2000000, 60000000, 10000000, 100000
 local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS = 86400000, 3600000, 3600000
 local spread = unpack
 local pack, unpack, ceil, floor, max, min = struct.pack, struct.unpack, math.ceil, math.floor, math.max, math.min
@@ -45,10 +45,11 @@ local CHECKED, GENERATION, NEWEST, LAST_NOW, BLOCKED, BLOCK_CODE, CUT_AT, CUT_NE
 local CEILING, CEILING_TOP, CEILING_AT, CALL, INTERACTIVE_AT, HUNGRY_UNTIL, FAILURES, FAILING_SINCE, EVENTS =
   15, 16, 17, 18, 19, 20, 21, 22, 22
 local CIRCUIT, SINCE, PROBE_AT, PROBE_UNTIL, PROBE_DELAY, HOLDER, PROBE_NUMBER = 28, 29, 30, 31, 32, 33, 34
-local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, BULK_UNTIL, LAST = 34, 38, 42, 46, 50, 54, 59, 59
-local MOMENTS = {BLOCKED, CUT_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, BULK_UNTIL,
+local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, BULK_UNTIL, BURST_AT, LAST =
+  34, 38, 42, 46, 50, 54, 59, 60, 60
+local MOMENTS = {BLOCKED, CUT_AT, BURST_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, BULK_UNTIL,
   FAILING_SINCE, SINCE, PROBE_AT, SHARE + 1, SHARE + 2, SHARE + 3, SHARE + 4}
-local LAYOUT = '<Bc40ddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
+local LAYOUT = '<Bc40dddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
 local LENGTH = 41 + 8 * (LAST - 2)
 local BLOCK_GUARD, BLOCK_TOLD = 4, 5
 

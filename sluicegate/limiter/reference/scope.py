@@ -31,6 +31,7 @@ _RAMP_FROM = 0.5
 _MOMENTS = (
     "blocked_until_us",
     "cut_at_us",
+    "burst_at_us",
     "safe_at_us",
     "ramp_from_us",
     "ceiling_at_us",
