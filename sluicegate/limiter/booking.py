@@ -287,7 +287,9 @@ class CircuitView:
 class Reply:
     """The scope as the script left it, and an answer to each request.
 
-    `generation` changes when the scope was started afresh; a booking of another one holds no longer.
+    `generation` changes when the scope was started afresh; a booking of another one holds no longer, nor does
+    one that starts before `void_until_us`. Nothing is booked to start before `blocked_until_us`, which may be
+    later: the end of a used-up day.
     `was_lost`: there was nothing, or nothing readable, so debts and days are forgotten. `is_leasing`:
     concurrent calls are counted. `is_failing`: the last calls all failed. `has_probe`: the right to probe
     is this process's. `learnt` are the limits of the minute that headers told (0: as configured),
@@ -298,6 +300,7 @@ class Reply:
     generation: int
     blocked_until_us: int
     blocked_by: Dimension
+    void_until_us: int
     was_lost: bool
     is_leasing: bool
     is_failing: bool

@@ -316,9 +316,9 @@ class RedisLimiter:
     def _see(self, reply: Reply) -> None:
         """Learn how the scope stands, and doubt the bookings that this makes void."""
         now, before = self._now(), self._sight.generation
-        if reply.generation != before and before and self.blocked_for_s() > 0:
+        if reply.generation != before and before and self._sight.void_until > now:
             # The new scope may have forgotten a block that we know of.
-            self._block_wanted_until = max(self._block_wanted_until, now + self.blocked_for_s())
+            self._block_wanted_until = max(self._block_wanted_until, self._sight.void_until)
             self._look_at = now
         elif reply.generation == before:
             self._block_wanted_until = 0.0
@@ -334,7 +334,7 @@ class RedisLimiter:
             return True
         is_shut = self.circuit() is not None and not booking.is_probe
         is_ours = booking.ref.generation == self._sight.generation
-        return is_ours and not is_shut and booking.ref.start_us >= self._sight.blocked_until_us
+        return is_ours and not is_shut and booking.ref.start_us >= self._sight.void_until_us
 
     def _act(self, waiter: Waiter, answer: Answer, reply: Reply, *, is_old: bool) -> None:
         now = self._now()
@@ -422,7 +422,7 @@ class RedisLimiter:
         if self._now() - booking.start_at > LATE_S:
             self._book_anew(waiter)
         # A block may have been learned while the batch was under way, so that Redis did not know.
-        elif is_sure and self._still_holds(waiter) and self.blocked_for_s() <= 0:
+        elif is_sure and self._still_holds(waiter) and self._now() >= self._sight.void_until:
             self._grant(waiter)
         else:
             self._confirm(waiter)
@@ -482,7 +482,7 @@ class RedisLimiter:
     def _block_here(self, seconds: float) -> None:
         now = self._now()
         if seconds > 0:
-            self._sight.block.see(now + seconds, now)
+            self._sight.refused(now + seconds, now)
             self._answer_impatient()
 
     def _forget_probe(self, permit_id: str) -> None:
@@ -506,12 +506,13 @@ class RedisLimiter:
             return None
         if (circuit := self._sight.circuit(now)) is not None:
             return Blocked(wait_s=circuit.next_probe_s, cause=Dimension.CIRCUIT)
-        block = self._sight.block
-        remaining_s = block.remaining_s(now)
+        block, is_booked = self._sight.block, waiter.booking is not None
+        # A used-up day is not in the way of what is booked: that has been counted.
+        remaining_s = max(0.0, self._sight.void_until - now) if is_booked else block.remaining_s(now)
         blocked_s = block.total_s(now) - waiter.blocked_before_s + remaining_s
         if remaining_s <= 0 or blocked_s <= patience_s:
             return None
-        return Blocked(wait_s=remaining_s, cause=self._sight.blocked_by)
+        return Blocked(wait_s=remaining_s, cause=Dimension.BLOCKED if is_booked else self._sight.blocked_by)
 
     def _answer_impatient(self) -> None:
         now = self._now()

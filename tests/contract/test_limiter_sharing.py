@@ -228,6 +228,21 @@ async def test_a_used_up_day_stops_every_process(redis_client: redis.asyncio.Red
     assert 22 * 3_600 < answer.wait_s <= 25 * 3_600
 
 
+async def test_the_last_call_of_a_day_is_granted_as_it_was_booked(redis_client: redis.asyncio.Redis) -> None:
+    """That it uses the day up blocks those who come after it, in its own process and in others."""
+    await open_scope(redis_client)
+    quota = Quota(requests_per_minute=75, requests_per_day=3, burst_s=0)
+    here, there = (_limiter(redis_client, quota) for _ in range(2))
+    async with running(here, there):
+        await _permit(here)
+        booked = [asyncio.ensure_future(limiter.acquire(_ask(patience_s=0.5))) for limiter in (here, there)]
+        await asyncio.wait(booked, timeout=3)
+        answer = await _answer(there, _ask(patience_s=0.5))
+    assert all(isinstance(each.result(), Permit) for each in booked)
+    assert isinstance(answer, Blocked)
+    assert answer.cause is Dimension.DAILY_REQUESTS
+
+
 async def test_a_call_larger_than_the_days_rest_lets_smaller_ones_pass(
     redis_client: redis.asyncio.Redis,
 ) -> None:

@@ -190,7 +190,7 @@ class Process:
             return
         is_shut = self.reply.circuit is not None and not head.is_probe
         is_void = self.reply.generation != head.booking.generation
-        is_held = self.reply.blocked_until_us > self._crowd.now_us
+        is_held = self.reply.void_until_us > self._crowd.now_us
         if head.wait_us > _CONFIRM_AFTER_US or is_shut or is_void or is_held:
             self._to_confirm.append(head)
         else:

@@ -16,9 +16,9 @@
 -- ARGV[6]  news '<6d': code, started, retry after, circuit reason, event, is probe
 -- ARGV[7]  observations '<4d': dimension, extra, raised before, limit; ARGV[8] renewals '<4d': booking
 -- ARGV[9]  requests '<10d': lane, booking (number 0 = none), cost; ARGV[10] report '<4d', or empty
--- Reply    '<18d' now, generation, blocked until, by dimension, flags (1 lost, 2 leasing, 4 failing, 8 probe),
---          circuit, since, next probe, safe, learnt limits (4), raised (4), number of the newest booking; then for
---          each request '<3d' 16 x verdict (0 booked, 1 confirmed, 2 retry, 3 never) + dimension, wait, stretch.
+-- Reply    '<19d' now, generation, blocked until, by dimension, bookings void until, flags (1 lost, 2 leasing,
+--          4 failing, 8 probe), circuit, since, next probe, safe, learnt limits (4), raised (4), number of the
+--          newest booking; then for each request '<3d' 16 x verdict (0 booked, 1 confirmed, 2 retry, 3 never) + dimension, wait, stretch.
 --          Bookings of one batch are numbered in a row.
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.

@@ -22,6 +22,7 @@ if has_days then
   end
 end
 local is_blocked = blocked > now
+local is_void = s[BLOCKED] > now -- a used-up day voids no booking: what is booked has been counted
 
 local open_slots, in_use = slots(), 0
 if open_slots > 0 then
@@ -32,10 +33,10 @@ if open_slots > 0 then
 end
 
 local function is_doubtful(n)
-  return n > 0 and (is_blocked or (s[CIRCUIT] > 0 and n ~= s[PROBE_NUMBER]))
+  return n > 0 and (is_void or (s[CIRCUIT] > 0 and n ~= s[PROBE_NUMBER]))
 end
 
-if is_blocked or s[CIRCUIT] > 0 then
+if is_void or s[CIRCUIT] > 0 then
   for at = #ARGV[9] - 79, 1, -80 do
     local _, g, n, stretch, start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
     if is_doubtful(n) then give_back(g, n, stretch, start, requests, tokens, input, output, micros) end

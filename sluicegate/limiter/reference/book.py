@@ -52,6 +52,7 @@ def book(
         generation=state.generation,
         blocked_until_us=desk.blocked_until_us,
         blocked_by=desk.blocked_by,
+        void_until_us=state.blocked_until_us,
         was_lost=scope.was_lost,
         is_leasing=scope.slots > 0,
         is_failing=state.failures > 0,
