@@ -229,6 +229,7 @@ class Batch:
 
     `lead_us` is how long the reply takes to come: no call is booked to start before it can know.
     `renewals` are bookings whose calls are on the wire and hold a place among the concurrent ones.
+    `held` is how many places among the concurrent ones this process has by lane, settlements deducted.
     `is_hungry`: interactive calls wait in this process beyond those asked for here. `wants_probe` applies
     for the right to probe an open circuit, `keeps_probe` renews it.
     """
@@ -244,6 +245,7 @@ class Batch:
     horizon_us: int = 60_000_000
     lead_us: int = 0
     largest: PerMinute = (0.0, 0.0, 0.0, 0.0)
+    held: tuple[int, int] = (0, 0)
     is_hungry: bool = False
     wants_probe: bool = False
     keeps_probe: bool = False

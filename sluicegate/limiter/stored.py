@@ -13,6 +13,7 @@ FAILING_EVENTS = 5
 HOURS = 26
 _DIMENSIONS = 4
 _PROCESS = struct.Struct("<5d")
+_TICKET = struct.Struct("<3d")
 
 FourTimes = tuple[int, int, int, int]
 FourRates = tuple[float, float, float, float]
@@ -90,13 +91,26 @@ class DayState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """One process waits since `taken_us` for a place beyond the `held` ones; it is gone at `until_us`."""
+
+    taken_us: int
+    held: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """All keys of one scope. `leases` maps a call's id to the end of its lease (us)."""
+    """All keys of one scope.
+
+    `leases` maps a call's id to the end of its lease (us), `tickets` lane and process to a ticket.
+    """
 
     scope: ScopeState | None = None
     leases: Mapping[str, int] = field(default_factory=dict)
     days: DayState | None = None
     processes: Mapping[str, tuple[int, ProcessReport]] = field(default_factory=dict)
+    tickets: Mapping[str, Ticket] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +124,19 @@ class ScopeKeys:
     leases: str
     days: str
     processes: str
+    tickets: str
 
     @classmethod
     def of(cls, scope: str) -> ScopeKeys:
         """Return the keys of a scope by its name."""
         state = f"lim:{{{scope}}}"
-        return cls(state=state, leases=f"{state}:c", days=f"{state}:d", processes=f"{state}:p")
+        return cls(
+            state=state,
+            leases=f"{state}:c",
+            days=f"{state}:d",
+            processes=f"{state}:p",
+            tickets=f"{state}:t",
+        )
 
     def batch(self, process: str) -> str:
         """Return the key of a process's last batch."""
@@ -172,3 +193,14 @@ def decode_process(raw: bytes) -> tuple[int, ProcessReport]:
     return at_us, ProcessReport(
         in_flight=in_flight, waiting_interactive=interactive, waiting_bulk=bulk, booked=booked
     )
+
+
+def encode_ticket(ticket: Ticket) -> bytes:
+    """Return the string as the script writes it."""
+    return _TICKET.pack(ticket.taken_us, ticket.held, ticket.until_us)
+
+
+def decode_ticket(raw: bytes) -> Ticket:
+    """Read a ticket. Raises struct.error for anything else."""
+    taken_us, held, until_us = (int(value) for value in _TICKET.unpack(raw))
+    return Ticket(taken_us=taken_us, held=held, until_us=until_us)

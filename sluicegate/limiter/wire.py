@@ -32,7 +32,7 @@ DIMENSIONS = (
     Dimension.CONCURRENCY,
 )
 _PARTS = ("1_open", "2_rates", "3_settle", "4_hear", "5_ask", "6_close")
-_HEAD = struct.Struct("<23d")
+_HEAD = struct.Struct("<25d")
 _REPLY = struct.Struct("<19d")
 _ANSWER = struct.Struct("<3d")
 _VERDICTS = 16
@@ -70,6 +70,7 @@ def encode(
         batch.keeps_probe,
         process_hash(process),
         batch.lead_us,
+        *batch.held,
     )
     give_backs = _rows((*_booking(g.booking), *_cost(g.cost)) for g in batch.give_backs)
     settlements = _rows(

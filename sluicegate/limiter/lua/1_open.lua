@@ -5,11 +5,14 @@
 -- KEYS[4]  lim:{scope}:d: doubles: newest hour, then 26 hours each of requests, tokens, micro-dollars
 -- KEYS[5]  lim:{scope}:p: hash of process -> doubles: when it reported, calls on the wire, interactive and
 --          bulk calls waiting, booked
+-- KEYS[6]  lim:{scope}:t: hash of <lane>:<process> -> doubles: since when it waits for a place among the concurrent
+--          calls, how many it holds, when it is to be forgotten
 -- ARGV[1]  sequence of this process's batch, growing; ARGV[2] the process's name
 -- ARGV[3]  doubles: whether run_id must be asked for, horizon, burst, block for so long, limits of the minute
 --          (requests, tokens, input, output; 0 = none), of the day (requests, tokens, micro-dollars), concurrency,
 --          bulk's share, strict window, largest calls (4), is hungry, wants probe, keeps probe, the process's
---          hash, lead: no call starts sooner than this, the time that the reply takes
+--          hash, lead: no call starts sooner than this, the time that the reply takes; places held (interactive,
+--          bulk)
 -- ARGV[4]  give-backs '<9d': booking (generation, number, stretch, start), cost (requests, tokens, input, output,
 --          micro-dollars)
 -- ARGV[5]  settlements '<12d': booking, extra cost, is released, duration, is alive
@@ -23,7 +26,7 @@
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.
 local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 6, 2000000, 60000000, 10000000, 100000
-local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS = 86400000, 3600000, 3600000
+local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS, KEEP_TICKETS_MS = 86400000, 3600000, 3600000, 60000
 local spread = unpack
 local pack, unpack, ceil, floor, max, min = struct.pack, struct.unpack, math.ceil, math.floor, math.max, math.min
 
@@ -34,8 +37,8 @@ local done = redis.call('GET', KEYS[2])
 if done and unpack('<d', done) >= sequence then return string.sub(done, 9) end
 
 local must_check, horizon, burst, block, m1, m2, m3, m4, day1, day2, day3, concurrency, bulk_share, strict,
-  large1, large2, large3, large4, is_hungry, wants_probe, keeps_probe, me_hash, lead =
-  unpack('<ddddddddddddddddddddddd', ARGV[3])
+  large1, large2, large3, large4, is_hungry, wants_probe, keeps_probe, me_hash, lead, held_interactive, held_bulk =
+  unpack('<ddddddddddddddddddddddddd', ARGV[3])
 local configured, per_day = {m1, m2, m3, m4}, {day1, day2, day3}
 local has_days = day1 > 0 or day2 > 0 or day3 > 0
 

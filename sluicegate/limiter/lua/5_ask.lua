@@ -24,7 +24,18 @@ end
 local is_blocked = blocked > now
 local is_void = s[BLOCKED] > now -- a used-up day voids no booking: what is booked has been counted
 
+-- The queue for places among the concurrent calls: one ticket a process and lane, {since, held, end}.
+local TURN, TICKET, LEAST_WAIT, LONGEST_NEXT_WAIT, LONGEST_WAIT, NEXT = 1000000, 500000, 5000, 250000, 500000, 0.5
 local open_slots, in_use = slots(), 0
+local held, own_ticket, tickets = {[0] = held_interactive, held_bulk}, {}, {[0] = {}, {}}
+
+local function ticket_name(lane) return string.format('%.0f:%s', lane, me) end
+
+local function leave_queue(lane)
+  if own_ticket[lane] then redis.call('HDEL', KEYS[6], ticket_name(lane)) end
+  own_ticket[lane] = nil
+end
+
 if open_slots > 0 then
   for at = 1, #ARGV[8], 32 do
     local g, n = unpack('<dd', ARGV[8], at)
@@ -46,6 +57,13 @@ end
 if open_slots > 0 and #ARGV[9] > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
   in_use = redis.call('ZCARD', KEYS[3])
+  local all = redis.call('HGETALL', KEYS[6])
+  for i = 1, #all, 2 do
+    local lane, ticket = string.byte(all[i]) - 48, {unpack('<ddd', all[i + 1])}
+    if ticket[3] <= now then redis.call('HDEL', KEYS[6], all[i])
+    elseif all[i] == ticket_name(lane) then own_ticket[lane] = ticket
+    else tickets[lane][#tickets[lane] + 1] = ticket end
+  end
 end
 
 local base = max(now + lead, blocked)
@@ -98,12 +116,59 @@ local function share_of()
   return share, places, costs
 end
 
+-- Returns how many processes go first: they hold less, or as much and wait for longer.
+local function queued_ahead(lane)
+  local own, since, count = own_ticket[lane], now, 0
+  if own and own[2] == held[lane] then since = own[1]
+  elseif own and own[2] > held[lane] then since = now - TURN end -- a call in the place of the last one
+  for _, other in ipairs(tickets[lane]) do
+    if other[2] < held[lane] or (other[2] == held[lane] and other[1] < since) then count = count + 1 end
+  end
+  return count
+end
+
+-- Returns when a place may well be free: by how many will not be taken again by those who give them back.
+local function place_wait(lane, since)
+  local turn, coming, is_turn_near = since + TURN - now, in_use - held[lane], false
+  for _, other in ipairs(tickets[lane]) do
+    local is_level = other[2] - 1 == held[lane]
+    if other[2] <= held[lane] or (is_level and turn > 0) then coming = coming - other[2] end
+    is_turn_near = is_turn_near or is_level
+  end
+  local wait, longest = is_turn_near and turn or LONGEST_WAIT, LONGEST_WAIT
+  if coming > 0 then
+    local before = queued_ahead(lane)
+    wait = floor(s[CALL] * max(NEXT, before) / coming)
+    if before == 0 then longest = LONGEST_NEXT_WAIT end
+  end
+  return max(LEAST_WAIT, min(wait, longest))
+end
+
+local function queue_for_place(lane, not_before)
+  local ticket = own_ticket[lane]
+  if not ticket or ticket[2] ~= held[lane] then ticket = {now, held[lane], 0} end
+  own_ticket[lane] = ticket
+  local wait = max(place_wait(lane, ticket[1]), min(not_before - now, LONGEST_WAIT))
+  ticket[3] = now + wait + TICKET
+  redis.call('HSET', KEYS[6], ticket_name(lane), pack('<ddd', ticket[1], ticket[2], ticket[3]))
+  redis.call('PEXPIRE', KEYS[6], KEEP_TICKETS_MS)
+  return wait
+end
+
+local function take_place(lane)
+  local ticket = own_ticket[lane]
+  if ticket and ticket[2] <= held[lane] then leave_queue(lane) end
+  held[lane], in_use = held[lane] + 1, in_use + 1
+end
+
 -- Returns how long to wait for a place on the wire; bulk work that has a share to come is kept the next one.
 local function slot_wait(lane)
   local kept = lane == 0 and s[BULK_UNTIL] > now and 1 or 0
-  if in_use + kept < open_slots then return 0 end
-  local wait = max(5000, min(floor(s[CALL] / open_slots), 250000))
-  if lane > 0 and bulk_share > 0 and share_of() <= now then s[BULK_UNTIL], dirty = now + wait + HUNGRY, true end
+  if in_use + kept + queued_ahead(lane) < open_slots then return 0 end
+  if lane == 0 then return queue_for_place(lane, 0) end
+  local hungry_until, share = max(s[HUNGRY_UNTIL], interactive_until + HUNGRY), bulk_share > 0 and share_of()
+  local wait = queue_for_place(lane, hungry_until > now and (share or hungry_until) or 0)
+  if share and share <= now then s[BULK_UNTIL], dirty = now + wait + HUNGRY, true end
   return wait
 end
 
@@ -173,7 +238,10 @@ for at = 1, #ARGV[9], 80 do
       verdict, dimension, wait = 2, 11, full
     else
       local later = lane > 0 and lane_wait(start) or 0
-      if later > 0 then verdict, dimension, wait = 2, 10, later end
+      if later > 0 then
+        verdict, dimension, wait = 2, 10, later
+        leave_queue(lane)
+      end
     end
     if verdict == 0 then
       for j = 1, #active do
@@ -190,7 +258,7 @@ for at = 1, #ARGV[9], 80 do
       s[NEWEST], dirty = n, true
       if open_slots > 0 then
         redis.call('ZADD', KEYS[3], start + LEASE, lease_id(s[GENERATION], n))
-        in_use = in_use + 1
+        take_place(lane)
       end
       if lane == 0 then
         s[INTERACTIVE_AT] = now

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sluicegate.limiter.booking import Batch, CircuitReason, CircuitView, GiveBack, Quota, Reply
 from sluicegate.limiter.reference.asking import LEASE_US, PROBE_LEASE_US, Desk
 from sluicegate.limiter.reference.hearing import hear
@@ -65,7 +63,13 @@ def book(
     )
     days = scope.days.state() if any(quota.per_day) else stored.days
     return (
-        replace(stored, scope=state, leases=scope.leases, days=days, processes=scope.processes),
+        Stored(
+            scope=state,
+            leases=scope.leases,
+            days=days,
+            processes=scope.processes,
+            tickets=scope.tickets,
+        ),
         reply,
     )
 

@@ -59,6 +59,7 @@ class Scope:
         if quota.strict_window_s > 0:
             self.set(largest=tuple(map(max, self.state.largest, batch.largest)))
         self.leases = {call: end for call, end in stored.leases.items() if end > self.now_us}
+        self.tickets = {name: each for name, each in stored.tickets.items() if each.until_us > self.now_us}
         self.days = Days(stored.days, self.now_us)
         self.processes: dict[str, tuple[int, ProcessReport]] = dict(stored.processes)
 
