@@ -297,10 +297,20 @@ class RedisLimiter:
             horizon_us=int(HORIZON_S * 1e6),
             lead_us=int(self._lead_s * 1e6),
             largest=self._largest,
+            held=self._places_held(requesters),
             is_hungry=self._queues[Lane.INTERACTIVE].head() is not None,
             wants_probe=is_wanted and not requesters,
             keeps_probe=self._probing is not None or is_wanted or bool(requesters),
         )
+
+    def _places_held(self, requesters: list[Waiter]) -> tuple[int, int]:
+        """Return how many places among the concurrent calls this process has, by lane."""
+        interactive, bulk = (self._unsettled.places[lane] for lane in Lane)
+        for waiter in self._booked.union(self._to_confirm, requesters):
+            if waiter.booking is not None and waiter.booking.is_leased:
+                interactive += waiter.ask.lane is Lane.INTERACTIVE
+                bulk += waiter.ask.lane is Lane.BULK
+        return interactive, bulk
 
     def _process_report(self) -> ProcessReport:
         interactive, bulk = (len(self._queues[lane]) for lane in Lane)
@@ -367,6 +377,7 @@ class RedisLimiter:
                 start_us=start_us,
             ),
             cost=waiter.ask.cost,
+            lane=waiter.ask.lane,
             start_at=self._sight.loop_time(start_us),
             wait_s=answer.wait_us / 1e6,
             is_leased=reply.is_leasing,

@@ -92,7 +92,10 @@ class DayState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """One process waits since `taken_us` for a place beyond the `held` ones; it is gone at `until_us`."""
+    """One process waits since `taken_us`, in one of the scope's queues, and is forgotten at `until_us`.
+
+    In the queues for places among the concurrent calls, one a lane, it waits for one beyond the `held` ones.
+    """
 
     taken_us: int
     held: int
@@ -103,7 +106,7 @@ class Ticket:
 class Stored:
     """All keys of one scope.
 
-    `leases` maps a call's id to the end of its lease (us), `tickets` lane and process to a ticket.
+    `leases` maps a call's id to the end of its lease (us), `tickets` queue and process to a ticket.
     """
 
     scope: ScopeState | None = None

@@ -5,8 +5,8 @@
 -- KEYS[4]  lim:{scope}:d: doubles: newest hour, then 26 hours each of requests, tokens, micro-dollars
 -- KEYS[5]  lim:{scope}:p: hash of process -> doubles: when it reported, calls on the wire, interactive and
 --          bulk calls waiting, booked
--- KEYS[6]  lim:{scope}:t: hash of <lane>:<process> -> doubles: since when it waits for a place among the concurrent
---          calls, how many it holds, when it is to be forgotten
+-- KEYS[6]  lim:{scope}:t: hash of <queue>:<process> -> doubles: since when it waits, how many places it holds, when
+--          to forget that; queues: for a place among the concurrent calls 0 interactive, 1 bulk; 2 bulk's turn
 -- ARGV[1]  sequence of this process's batch, growing; ARGV[2] the process's name
 -- ARGV[3]  doubles: whether run_id must be asked for, horizon, burst, block for so long, limits of the minute
 --          (requests, tokens, input, output; 0 = none), of the day (requests, tokens, micro-dollars), concurrency,

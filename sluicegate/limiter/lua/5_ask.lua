@@ -24,16 +24,36 @@ end
 local is_blocked = blocked > now
 local is_void = s[BLOCKED] > now -- a used-up day voids no booking: what is booked has been counted
 
--- The queue for places among the concurrent calls: one ticket a process and lane, {since, held, end}.
+-- Queues for places among the concurrent calls, a lane by itself, and of bulk processes that may not book yet: one
+-- ticket a process in each, {since, held, end}.
+local TURNS = 2
 local TURN, TICKET, LEAST_WAIT, LONGEST_NEXT_WAIT, LONGEST_WAIT, NEXT = 1000000, 500000, 5000, 250000, 500000, 0.5
 local open_slots, in_use = slots(), 0
-local held, own_ticket, tickets = {[0] = held_interactive, held_bulk}, {}, {[0] = {}, {}}
+local held, own_ticket, tickets = {[0] = held_interactive, held_bulk}, {}, nil
 
-local function ticket_name(lane) return string.format('%.0f:%s', lane, me) end
+local function ticket_name(queue) return string.format('%.0f:%s', queue, me) end
 
-local function leave_queue(lane)
-  if own_ticket[lane] then redis.call('HDEL', KEYS[6], ticket_name(lane)) end
-  own_ticket[lane] = nil
+local function look_at_tickets()
+  if tickets then return end
+  tickets = {[0] = {}, {}, {}}
+  local all = redis.call('HGETALL', KEYS[6])
+  for i = 1, #all, 2 do
+    local queue, ticket = string.byte(all[i]) - 48, {unpack('<ddd', all[i + 1])}
+    if ticket[3] <= now then redis.call('HDEL', KEYS[6], all[i])
+    elseif all[i] == ticket_name(queue) then own_ticket[queue] = ticket
+    else tickets[queue][#tickets[queue] + 1] = ticket end
+  end
+end
+
+local function keep_ticket(queue, ticket, wait)
+  own_ticket[queue], ticket[3] = ticket, now + wait + TICKET
+  redis.call('HSET', KEYS[6], ticket_name(queue), pack('<ddd', ticket[1], ticket[2], ticket[3]))
+  redis.call('PEXPIRE', KEYS[6], ceil((wait + TICKET) / 1000) + KEEP_TICKETS_MS)
+end
+
+local function leave_queue(queue)
+  if own_ticket[queue] then redis.call('HDEL', KEYS[6], ticket_name(queue)) end
+  own_ticket[queue] = nil
 end
 
 if open_slots > 0 then
@@ -57,13 +77,7 @@ end
 if open_slots > 0 and #ARGV[9] > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
   in_use = redis.call('ZCARD', KEYS[3])
-  local all = redis.call('HGETALL', KEYS[6])
-  for i = 1, #all, 2 do
-    local lane, ticket = string.byte(all[i]) - 48, {unpack('<ddd', all[i + 1])}
-    if ticket[3] <= now then redis.call('HDEL', KEYS[6], all[i])
-    elseif all[i] == ticket_name(lane) then own_ticket[lane] = ticket
-    else tickets[lane][#tickets[lane] + 1] = ticket end
-  end
+  look_at_tickets()
 end
 
 local base = max(now + lead, blocked)
@@ -146,12 +160,9 @@ end
 
 local function queue_for_place(lane, not_before)
   local ticket = own_ticket[lane]
-  if not ticket or ticket[2] ~= held[lane] then ticket = {now, held[lane], 0} end
-  own_ticket[lane] = ticket
+  if not ticket or ticket[2] ~= held[lane] then ticket = {now, held[lane]} end
   local wait = max(place_wait(lane, ticket[1]), min(not_before - now, LONGEST_WAIT))
-  ticket[3] = now + wait + TICKET
-  redis.call('HSET', KEYS[6], ticket_name(lane), pack('<ddd', ticket[1], ticket[2], ticket[3]))
-  redis.call('PEXPIRE', KEYS[6], KEEP_TICKETS_MS)
+  keep_ticket(lane, ticket, wait)
   return wait
 end
 
@@ -172,15 +183,30 @@ local function slot_wait(lane)
   return wait
 end
 
--- Bulk work books when nobody interactive waits and it is soon, or from its share; returns the wait.
+-- Returns how many bulk processes wait for longer than this one to book.
+local function turns_ahead()
+  look_at_tickets()
+  local since, count = own_ticket[TURNS] and own_ticket[TURNS][1] or now, 0
+  for _, other in ipairs(tickets[TURNS]) do
+    if other[1] < since then count = count + 1 end
+  end
+  return count
+end
+
+-- Bulk work books when nobody interactive waits and it is soon, or from its share, as if the bulk processes that
+-- wait for longer had booked before; returns the wait.
 local function lane_wait(start)
   local hungry_until = max(s[HUNGRY_UNTIL], interactive_until + HUNGRY)
   local ahead = now - s[INTERACTIVE_AT] <= LANE_MEMORY and min(horizon, BULK_AHEAD) or horizon
-  if hungry_until <= now and start - now <= ahead then return 0 end
-  local next_at = start - ahead
+  local before, longest = turns_ahead(), 0
+  for j = 1, #active do longest = max(longest, cost[j]) end
+  local turn = start + before * longest
+  if hungry_until <= now and turn - now <= ahead then return 0 end
+  local next_at = turn - ahead
   if hungry_until > now then next_at = max(next_at, hungry_until) end
   if hungry_until > now and bulk_share > 0 then
     local share, places, costs = share_of()
+    share = share + before * max(spread(costs))
     if share <= now then
       for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]] + costs[i], now) end
       return 0
@@ -241,6 +267,7 @@ for at = 1, #ARGV[9], 80 do
       if later > 0 then
         verdict, dimension, wait = 2, 10, later
         leave_queue(lane)
+        keep_ticket(TURNS, own_ticket[TURNS] or {now, 0}, later)
       end
     end
     if verdict == 0 then
@@ -265,6 +292,7 @@ for at = 1, #ARGV[9], 80 do
         if is_hungry > 0 and start > interactive_until then interactive_until = start end
       else
         s[BULK_UNTIL] = 0
+        leave_queue(TURNS)
       end
       if s[CIRCUIT] > 0 then
         dimension = 9

@@ -15,7 +15,7 @@ from sluicegate.limiter.booking import (
     day_units,
     minute_units,
 )
-from sluicegate.limiter.reference.places import Places
+from sluicegate.limiter.reference.places import BulkTurns, Places
 from sluicegate.limiter.reference.scope import Scope
 
 LEASE_US = 10_000_000
@@ -35,7 +35,7 @@ class Desk:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.blocked_until_us, self.blocked_by = scope.block
-        self._places = Places(scope)
+        self._places, self._turns = Places(scope), BulkTurns(scope)
         self._interactive_until_us = 0
         self._bursts_us = [scope.burst_us(i) if limit > 0 else 0 for i, limit in enumerate(scope.limits)]
 
@@ -88,6 +88,7 @@ class Desk:
             return _retry(Dimension.CONCURRENCY, slot_wait_us)
         if request.lane is Lane.BULK and (lane_wait_us := self._lane_wait_us(request, start_us)) > 0:
             self._places.leave(request.lane)
+            self._turns.queue(lane_wait_us)
             return _retry(Dimension.LANE, lane_wait_us)
         return self._book(request, start_us, dimension)
 
@@ -148,23 +149,30 @@ class Desk:
         return wait_us
 
     def _lane_wait_us(self, request: Request, start_us: int) -> int:
-        """Return 0 when bulk work may book: nobody interactive waits and it is soon, or it is its share."""
+        """Return 0 when bulk work may book: nobody interactive waits and it is soon, or it is its share.
+
+        As if the bulk processes that wait for longer had booked before it: all were told the same moment, and
+        else who comes first in it could do so for ever.
+        """
         scope, state, now_us = self._scope, self._scope.state, self._scope.now_us
-        is_hungry = self._hungry_until_us > now_us
+        turns, is_hungry = self._turns.ahead, self._hungry_until_us > now_us
         was_seen = now_us - state.interactive_at_us <= LANE_MEMORY_US
         ahead_us = min(scope.batch.horizon_us, BULK_AHEAD_US) if was_seen else scope.batch.horizon_us
-        if not is_hungry and start_us - now_us <= ahead_us:
+        turn_us = start_us + turns * max(scope.times_us(request.cost, scope.stretch(start_us)))
+        if not is_hungry and turn_us - now_us <= ahead_us:
             return 0
-        next_us = start_us - ahead_us
+        next_us = turn_us - ahead_us
         if is_hungry:
             next_us = max(next_us, self._hungry_until_us)
             share_us = self._share_at_us(request, start_us)
-            if share_us is not None and share_us <= now_us:
-                # What is asked for a little late is not lost: by as much as the call itself takes.
-                for i, time_us in self._share_times_us(request, start_us):
-                    scope.put("shares_us", i, max(scope.state.shares_us[i] + time_us, now_us))
-                return 0
             if share_us is not None:
+                times_us = self._share_times_us(request, start_us)
+                share_us += turns * max(time_us for _, time_us in times_us)
+                if share_us <= now_us:
+                    # What is asked for a little late is not lost: by as much as the call itself takes.
+                    for i, time_us in times_us:
+                        scope.put("shares_us", i, max(scope.state.shares_us[i] + time_us, now_us))
+                    return 0
                 next_us = min(next_us, share_us)
         return max(_LEAST_LANE_WAIT_US, next_us - now_us)
 
@@ -209,6 +217,7 @@ class Desk:
                 self._wait_until(start_us)
         else:
             scope.set(bulk_until_us=0)
+            self._turns.leave()
         if scope.state.circuit:
             dimension = Dimension.CIRCUIT
             scope.set(

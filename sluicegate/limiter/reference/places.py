@@ -11,6 +11,7 @@ from sluicegate.limiter.stored import Ticket
 
 TURN_US = 1_000_000
 TICKET_US = 500_000
+_TURNS = 2  # where the ticket for a place has its lane
 _LEAST_WAIT_US = 5_000
 _LONGEST_NEXT_WAIT_US = 250_000
 _LONGEST_WAIT_US = 500_000
@@ -99,3 +100,30 @@ class Places:
 
     def _name(self, lane: Lane) -> str:
         return f"{int(lane)}:{self._scope.me}"
+
+
+class BulkTurns:
+    """The queue of bulk processes that may not book yet, the one that waits longest first."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope, self._name = scope, f"{_TURNS}:{scope.me}"
+
+    @property
+    def ahead(self) -> int:
+        """How many go first."""
+        tickets = self._scope.tickets
+        since_us = tickets[self._name].taken_us if self._name in tickets else self._scope.now_us
+        return sum(
+            name.startswith(f"{_TURNS}:") and name != self._name and ticket.taken_us < since_us
+            for name, ticket in tickets.items()
+        )
+
+    def queue(self, wait_us: int) -> None:
+        """Take a ticket, or keep the one there is, until a little after the wait."""
+        tickets, now_us = self._scope.tickets, self._scope.now_us
+        taken_us = tickets[self._name].taken_us if self._name in tickets else now_us
+        tickets[self._name] = Ticket(taken_us=taken_us, held=0, until_us=now_us + wait_us + TICKET_US)
+
+    def leave(self) -> None:
+        """Give the ticket up."""
+        self._scope.tickets.pop(self._name, None)
