@@ -26,12 +26,12 @@ class ScopeState:
     """The scope's one string: everything but leases, days and who is there. The order is the layout's.
 
     `tats_us` are the theoretical arrival times, `shares_us` those of bulk's guaranteed part. `cut_at_us`
-    is when a 429 last lowered `safe`, `burst_at_us` when the last one of its burst came, `cut_newest` how many
-    bookings there were then; after `ramp_from_us` the rate climbs from half for `ramp_us`. `ceiling` bounds concurrent calls after an overload (0: none),
-    `call_us` is how long they take. `usual` is what calls take of late, in units: so much may always go at
-    once; `largest` what they ever took, while windows are strict. `interactive_at_us` is when interactive
-    work last booked, until `hungry_until_us` some of it waits; until `bulk_until_us` a place among the
-    concurrent calls is kept for bulk work.
+    is when a 429 last lowered `safe`, `burst_at_us` when the last one of its burst came, `cut_newest` how
+    many bookings there were then; after `ramp_from_us` the rate climbs from half for `ramp_us`. `ceiling`
+    bounds concurrent calls after an overload (0: none), `call_us` is how long they take. `usual` is what
+    calls take of late, in units: so much may always go at once; `largest` what they ever took, while
+    windows are strict. `interactive_at_us` is when interactive work last booked, until `hungry_until_us`
+    some of it waits; until `bulk_until_us` a place among the concurrent calls is kept for bulk work.
     """
 
     run_id: str

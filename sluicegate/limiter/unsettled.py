@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sluicegate.limiter.api import NOTHING, Cost, Lane, Permit
+from sluicegate.limiter.api import NOTHING, REFUSED, Cost, Lane, Permit
 from sluicegate.limiter.booking import BookingRef, GiveBack, News, Observation, Settlement
 from sluicegate.limiter.waiters import Booking
 
@@ -34,8 +34,8 @@ class ToTell:
 class Unsettled:
     """The permits that were granted and not settled yet, and what is to be sent of those that were.
 
-    `due_at` is the event loop's time by which to send; `wake` is called when it draws near. `places` is how many
-    of the permits hold a place among the concurrent calls, by lane.
+    `due_at` is the event loop's time by which to send; `wake` is called when it draws near. `places` is
+    how many of the permits hold a place among the concurrent calls, by lane.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ class Unsettled:
                 booking=booking.ref,
                 extra=extra,
                 is_released=booking.is_leased,
-                is_alive=actual is not None,
+                is_alive=actual is not None and actual != REFUSED,
                 duration_us=int((_now() - granted_at) * 1e6),
             )
         )

@@ -41,7 +41,8 @@ async def store(client: redis.asyncio.Redis, scope: str, stored: Stored) -> None
     if stored.leases:
         await client.zadd(keys.leases, dict(stored.leases))
     if stored.tickets:
-        await client.hset(keys.tickets, mapping={k: encode_ticket(each) for k, each in stored.tickets.items()})
+        tickets = {name: encode_ticket(ticket) for name, ticket in stored.tickets.items()}
+        await client.hset(keys.tickets, mapping=tickets)
     if stored.days is not None:
         await client.set(keys.days, encode_days(stored.days))
 

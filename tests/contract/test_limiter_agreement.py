@@ -191,7 +191,7 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
         leases={f"other:1:{n}": now_us + draw(_shifts) for n in range(draw(st.integers(0, 3)))},
         tickets=draw(
             st.dictionaries(
-                st.sampled_from([f"{queue}:{process}" for queue in (0, 1, 2) for process in (_ME, "a", "b", "c")]),
+                st.sampled_from([f"{queue}:{name}" for queue in (0, 1, 2) for name in (_ME, "a", "b", "c")]),
                 st.builds(
                     Ticket,
                     taken_us=st.sampled_from([now_us - 2 * _SECOND_US, now_us - 950_000, now_us - 300_000]),

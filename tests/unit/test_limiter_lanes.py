@@ -129,11 +129,9 @@ def test_hungry_processes_of_a_lane_get_equal_parts() -> None:
 def test_places_go_to_hungry_processes_in_equal_parts(
     slots: int, processes: int, call_s: float, lane: Lane
 ) -> None:
-    """Also to one that comes when all are taken; for at most 4 questions a call, and few places stay empty."""
+    """Also to one that comes when all are taken; for at most 4 questions a call, and few places are empty."""
     crowd = Crowd(Quota(concurrency=slots), processes=processes, width=200)
-    crowd.provider = lambda call: Outcome(
-        latency_us=int(crowd.random.uniform(0.8, 1.2) * call_s * SECOND_US)
-    )
+    crowd.provider = lambda call: Outcome(latency_us=int(crowd.random.uniform(0.8, 1.2) * call_s * SECOND_US))
     for process in crowd.processes[1:]:
         process.hungry[lane] = Cost
     crowd.run(10)

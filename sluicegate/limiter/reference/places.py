@@ -121,8 +121,8 @@ class BulkTurns:
     def queue(self, wait_us: int) -> None:
         """Take a ticket, or keep the one there is, until a little after the wait."""
         tickets, now_us = self._scope.tickets, self._scope.now_us
-        taken_us = tickets[self._name].taken_us if self._name in tickets else now_us
-        tickets[self._name] = Ticket(taken_us=taken_us, held=0, until_us=now_us + wait_us + TICKET_US)
+        ticket = tickets.get(self._name) or Ticket(taken_us=now_us, held=0, until_us=0)
+        tickets[self._name] = replace(ticket, until_us=now_us + wait_us + TICKET_US)
 
     def leave(self) -> None:
         """Give the ticket up."""
