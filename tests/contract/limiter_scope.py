@@ -40,9 +40,8 @@ async def store(client: redis.asyncio.Redis, scope: str, stored: Stored) -> None
         await store_scope(client, scope, stored.scope)
     if stored.leases:
         await client.zadd(keys.leases, dict(stored.leases))
-    if stored.tickets:
-        tickets = {name: encode_ticket(ticket) for name, ticket in stored.tickets.items()}
-        await client.hset(keys.tickets, mapping=tickets)
+    for name, ticket in stored.tickets.items():
+        await client.hset(keys.tickets, name, encode_ticket(ticket))
     if stored.days is not None:
         await client.set(keys.days, encode_days(stored.days))
 

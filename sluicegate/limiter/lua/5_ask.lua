@@ -22,7 +22,6 @@ if has_days then
   end
 end
 local is_blocked = blocked > now
-local is_void = s[BLOCKED] > now -- a used-up day voids no booking: what is booked has been counted
 
 -- Queues for places among the concurrent calls, a lane by itself, and of bulk processes that may not book yet: one
 -- ticket a process in each, {since, held, end}.
@@ -63,15 +62,14 @@ if open_slots > 0 then
   end
 end
 
-local function is_doubtful(n)
-  return n > 0 and (is_void or (s[CIRCUIT] > 0 and n ~= s[PROBE_NUMBER]))
+-- A used-up day voids no booking: what is booked has been counted.
+local function is_doubtful(n, start)
+  return n > 0 and (start < s[BLOCKED] or (s[CIRCUIT] > 0 and n ~= s[PROBE_NUMBER]))
 end
 
-if is_void or s[CIRCUIT] > 0 then
-  for at = #ARGV[9] - 79, 1, -80 do
-    local _, g, n, stretch, start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
-    if is_doubtful(n) then give_back(g, n, stretch, start, requests, tokens, input, output, micros) end
-  end
+for at = #ARGV[9] - 79, 1, -80 do
+  local _, g, n, stretch, start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
+  if is_doubtful(n, start) then give_back(g, n, stretch, start, requests, tokens, input, output, micros) end
 end
 
 if open_slots > 0 and #ARGV[9] > 0 then
@@ -218,9 +216,9 @@ end
 
 local out, filled = {}, 0
 for at = 1, #ARGV[9], 80 do
-  local lane, g, n, held_stretch, _, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
+  local lane, g, n, held_stretch, held_start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
   local verdict, dimension, wait, stretch = 0, base_by, 0, base_stretch
-  local is_held = n > 0 and g == s[GENERATION] and not is_doubtful(n)
+  local is_held = n > 0 and g == s[GENERATION] and not is_doubtful(n, held_start)
   local large = not is_held and too_large(requests, tokens, input, output, micros)
   local circuit_wait = s[CIRCUIT] > 0 and probe_wait() or 0
   if is_held then

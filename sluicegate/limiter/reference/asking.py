@@ -40,13 +40,14 @@ class Desk:
         self._bursts_us = [scope.burst_us(i) if limit > 0 else 0 for i, limit in enumerate(scope.limits)]
 
     def is_doubtful(self, booking: BookingRef) -> bool:
-        """Whether an earlier booking must be given back: its scope is blocked, or its circuit open.
+        """Whether an earlier booking must be given back: it starts within a block, or the circuit is open.
 
-        A day that is used up voids nothing: what is booked has been counted.
+        Also when that block is over: its call would come on top of those that were booked behind it. A day
+        that is used up voids nothing: what is booked has been counted.
         """
         scope = self._scope
         is_held_up = scope.state.circuit != 0 and booking.number != scope.state.probe_number
-        return booking.number > 0 and (scope.state.blocked_until_us > scope.now_us or is_held_up)
+        return booking.number > 0 and (booking.start_us < scope.state.blocked_until_us or is_held_up)
 
     def answer(self, request: Request) -> Answer:
         """Answer one request."""
