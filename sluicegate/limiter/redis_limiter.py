@@ -36,7 +36,6 @@ from sluicegate.limiter.booking import (
     Quota,
     Reply,
     Request,
-    SignalCode,
     Verdict,
     minute_units,
 )
@@ -44,6 +43,7 @@ from sluicegate.limiter.chronicle import Chronicle
 from sluicegate.limiter.courier import Courier
 from sluicegate.limiter.learner import Learner, own_times_us
 from sluicegate.limiter.link import BookingLink
+from sluicegate.limiter.probing import Probing
 from sluicegate.limiter.sight import CIRCUIT_REASONS, Sight
 from sluicegate.limiter.unsettled import ToTell, Unsettled
 from sluicegate.limiter.waiters import Booking, Waiter, WaiterQueues
@@ -60,8 +60,6 @@ CONFIRM_AFTER_S = 1.0
 LATE_S = 0.05
 WAKE_UP_S = 0.001
 RATE_BLOCK_S = 1.0
-_PROBE_WANTED_S = 3.0
-_PROBE_REPORT_S = 2.0
 _REASONS = {text: reason for reason, text in CIRCUIT_REASONS.items()}
 _BLOCKS = (SignalKind.RATE_LIMITED, SignalKind.RAMP_LIMITED, SignalKind.OVERLOADED)
 
@@ -104,8 +102,7 @@ class RedisLimiter:
         self._news_sent: asyncio.Future[None] | None = None
         self._block_wanted_until = 0.0
         self._largest: PerMinute = (1.0, float(quota.largest_call_tokens or 0), 0.0, 0.0)
-        self._probing: str | None = None
-        self._probe_wanted_at = -_PROBE_WANTED_S
+        self._probing = Probing(self._unsettled.tell)
         self._look_at = 0.0
         self._is_draining = False
 
@@ -143,13 +140,7 @@ class RedisLimiter:
             self._learn(permit, quotas)
         if self._unsettled.settle(permit, actual):
             self._queues.ask_now(Dimension.CONCURRENCY)
-        if self._probing != permit.id:
-            return
-        if actual == NOTHING:
-            self._end_probe(News(code=SignalCode.PROBE_UNUSED, started_us=permit.started_us, is_probe=True))
-        else:
-            # A call that was cancelled shows nothing: without a report the right to probe must end.
-            asyncio.get_running_loop().call_later(_PROBE_REPORT_S, self._forget_probe, permit.id)
+        self._probing.settled(permit, actual)
 
     async def report(self, permit: Permit, signal: Signal) -> None:
         """Tell all others; a block holds here at once. See `Limiter.report`."""
@@ -171,10 +162,8 @@ class RedisLimiter:
         if self._news_sent is None:
             self._news_sent = asyncio.get_running_loop().create_future()
         sent = self._news_sent
-        if permit.id == self._probing:
-            self._end_probe(news)
-        else:
-            self._unsettled.tell(news)
+        self._probing.reported(permit)
+        self._unsettled.tell(news)
         if not is_alive:
             await asyncio.wait({sent}, timeout=self._timeout_s)
 
@@ -195,7 +184,7 @@ class RedisLimiter:
 
     def wants_probe(self) -> bool:
         """Whether this process may probe and nobody waits here to do it; see `ScopeView.wants_probe`."""
-        self._probe_wanted_at = self._now()
+        self._probing.want()
         return self._sight.has_probe and self.circuit() is not None and self._queues.head() is None
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -284,7 +273,7 @@ class RedisLimiter:
 
     def _batch(self, requesters: list[Waiter], told: ToTell, *, is_look: bool) -> Batch:
         now = self._now()
-        is_wanted = now - self._probe_wanted_at < _PROBE_WANTED_S and self._queues.head() is None
+        is_wanted = self._probing.is_wanted and self._queues.head() is None
         return Batch(
             give_backs=told.give_backs,
             settlements=told.settlements,
@@ -300,7 +289,7 @@ class RedisLimiter:
             held=self._places_held(requesters),
             is_hungry=self._queues[Lane.INTERACTIVE].head() is not None,
             wants_probe=is_wanted and not requesters,
-            keeps_probe=self._probing is not None or is_wanted or bool(requesters),
+            keeps_probe=self._probing.is_under_way or is_wanted or bool(requesters),
         )
 
     def _places_held(self, requesters: list[Waiter]) -> tuple[int, int]:
@@ -464,8 +453,7 @@ class RedisLimiter:
             started_us=self._sight.redis_us(now),
             is_probe=booking is not None and booking.is_probe,
         )
-        if permit.is_probe:
-            self._probing = permit.id
+        self._probing.granted(permit)
         if self._quota.strict_window_s > 0:
             self._largest = _larger(self._largest, permit.cost)
         self._unsettled.expect(permit, booking)
@@ -495,14 +483,6 @@ class RedisLimiter:
         if seconds > 0:
             self._sight.refused(now + seconds, now)
             self._answer_impatient()
-
-    def _forget_probe(self, permit_id: str) -> None:
-        if self._probing == permit_id:
-            self._probing = None
-
-    def _end_probe(self, news: News) -> None:
-        self._probing = None
-        self._unsettled.tell(news)
 
     # --- those who leave without a permit ------------------------------------------------------------
 
@@ -555,8 +535,7 @@ class RedisLimiter:
         booking, waiter.booking = waiter.booking, None
         if booking is not None:
             self._unsettled.give_back(booking)
-            if booking.is_probe:
-                self._unsettled.tell(News(code=SignalCode.PROBE_UNUSED, started_us=booking.ref.start_us))
+            self._probing.dropped(booking)
 
     @property
     def _lead_s(self) -> float:
