@@ -39,6 +39,7 @@ from sluicegate.limiter.booking import (
     Verdict,
     minute_units,
 )
+from sluicegate.limiter.bookings import Bookings
 from sluicegate.limiter.chronicle import Chronicle
 from sluicegate.limiter.courier import Courier
 from sluicegate.limiter.learner import Learner, own_times_us
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
 HORIZON_S = 60.0
 MOST_AHEAD = 32
 LOOK_EVERY_S = 1.0
-CONFIRM_AFTER_S = 1.0
-LATE_S = 0.05
 WAKE_UP_S = 0.001
 RATE_BLOCK_S = 1.0
 _REASONS = {text: reason for reason, text in CIRCUIT_REASONS.items()}
@@ -92,9 +91,7 @@ class RedisLimiter:
         self._learner = Learner(quota)
         self._chronicle = Chronicle(scope, quota, metrics)
         self._queues = WaiterQueues(lambda cost: self._sight.time_us(cost) or 1.0)
-        self._booked: set[Waiter] = set()
         self._under_way: list[Waiter] = []
-        self._to_confirm: list[Waiter] = []
         self._aside: dict[Waiter, asyncio.TimerHandle] = {}
         self._permits = itertools.count()
         self._wake = asyncio.Event()
@@ -103,6 +100,14 @@ class RedisLimiter:
         self._block_wanted_until = 0.0
         self._largest: PerMinute = (1.0, float(quota.largest_call_tokens or 0), 0.0, 0.0)
         self._probing = Probing(self._unsettled.tell)
+        self._bookings = Bookings(
+            self._sight,
+            self._unsettled,
+            self._probing,
+            lead_s=lambda: self._lead_s,
+            grant=self._grant,
+            wake=self._wake.set,
+        )
         self._look_at = 0.0
         self._is_draining = False
 
@@ -172,7 +177,7 @@ class RedisLimiter:
         self._is_draining = True
         for waiter in self._everybody():
             waiter.answer.set_exception(WaitersReleasedError())
-            self._drop_booking(waiter)
+            self._drop(waiter)
 
     def blocked_for_s(self) -> float:
         """Return how long the scope stays blocked, as known at most a second ago."""
@@ -221,14 +226,10 @@ class RedisLimiter:
     def _has_to_send(self) -> bool:
         now = self._now()
         return (
-            bool(self._to_confirm)
+            self._bookings.has_to_ask
             or now >= min(self._look_at, self._unsettled.due_at)
-            or any(self._may_book(lane, self._ahead(lane, self._booked), now) for lane in Lane)
+            or any(self._may_book(lane, self._bookings.ahead(lane), now) for lane in Lane)
         )
-
-    def _ahead(self, lane: Lane, booked: Iterable[Waiter]) -> int:
-        """Return how many of a lane are booked: one lane's head must not keep the other's from asking."""
-        return sum(waiter.ask.lane is lane for waiter in booked)
 
     def _may_book(self, lane: Lane, ahead: int, now: float) -> bool:
         queue = self._queues[lane]
@@ -240,16 +241,14 @@ class RedisLimiter:
         return ahead < self._sight.starts_within(head.ask.cost, 2 * self._lead_s)
 
     def _take_requesters(self) -> list[Waiter]:
-        taken, self._to_confirm = self._to_confirm[:MOST_AHEAD], self._to_confirm[MOST_AHEAD:]
-        taken = [waiter for waiter in taken if not waiter.answer.done()]
+        taken = self._bookings.take(MOST_AHEAD)
         now = self._now()
-        booked = self._booked.union(taken)
+        confirmed = tuple(taken)
         for lane in Lane:
-            ahead = self._ahead(lane, booked)
+            ahead = self._bookings.ahead(lane, confirmed)
             while self._may_book(lane, ahead, now) and (waiter := self._queues[lane].pop()) is not None:
                 taken.append(waiter)
                 ahead += 1
-        self._booked.difference_update(taken)
         return taken
 
     async def _exchange(self) -> None:
@@ -294,12 +293,9 @@ class RedisLimiter:
 
     def _places_held(self, requesters: list[Waiter]) -> tuple[int, int]:
         """Return how many places among the concurrent calls this process has, by lane."""
-        interactive, bulk = (self._unsettled.places[lane] for lane in Lane)
-        for waiter in self._booked.union(self._to_confirm, requesters):
-            if waiter.booking is not None and waiter.booking.is_leased:
-                interactive += waiter.ask.lane is Lane.INTERACTIVE
-                bulk += waiter.ask.lane is Lane.BULK
-        return interactive, bulk
+        interactive, bulk = self._bookings.places(requesters)
+        granted = self._unsettled.places
+        return interactive + granted[Lane.INTERACTIVE], bulk + granted[Lane.BULK]
 
     def _process_report(self) -> ProcessReport:
         interactive, bulk = (len(self._queues[lane]) for lane in Lane)
@@ -307,7 +303,7 @@ class RedisLimiter:
             in_flight=self._unsettled.in_flight,
             waiting_interactive=interactive,
             waiting_bulk=bulk,
-            booked=len(self._booked),
+            booked=len(self._bookings),
         )
 
     # --- acting on what Redis said ------------------------------------------------------------------
@@ -324,28 +320,19 @@ class RedisLimiter:
         if self._sight.see(reply, now):
             self._queues.ask_now()
         self._chronicle.saw(reply, self._sight.limits, self.circuit())
-        for waiter in [waiter for waiter in self._booked if not self._still_holds(waiter)]:
-            self._confirm(waiter)
-
-    def _still_holds(self, waiter: Waiter) -> bool:
-        booking = waiter.booking
-        if booking is None or waiter in self._to_confirm:
-            return True
-        is_shut = self.circuit() is not None and not booking.is_probe
-        is_ours = booking.ref.generation == self._sight.generation
-        return is_ours and not is_shut and booking.ref.start_us >= self._sight.void_until_us
+        self._bookings.doubt()
 
     def _act(self, waiter: Waiter, answer: Answer, reply: Reply, *, is_old: bool) -> None:
         now = self._now()
         match answer.verdict:
             case Verdict.CONFIRMED:
-                self._wait_for_start(waiter, is_confirmed=True)
+                self._bookings.wait_for_start(waiter, is_confirmed=True)
             case Verdict.BOOKED:
                 waiter.booking = self._booking(waiter, answer, reply)
                 if is_old and not waiter.answer.done():
-                    self._book_anew(waiter)
+                    self._bookings.book_anew(waiter)
                 else:
-                    self._wait_for_start(waiter, is_confirmed=False)
+                    self._bookings.wait_for_start(waiter, is_confirmed=False)
             case Verdict.RETRY:
                 waiter.booking = None
                 self._ask_later(waiter, answer, now)
@@ -397,52 +384,8 @@ class RedisLimiter:
             self._queues.push(waiter)
             self._wake.set()
 
-    def _wait_for_start(self, waiter: Waiter, *, is_confirmed: bool) -> None:
-        booking = waiter.booking
-        if booking is None:
-            return
-        if waiter.answer.done():
-            self._drop_booking(waiter)
-            return
-        self._booked.add(waiter)
-        is_sure = is_confirmed or booking.wait_s <= CONFIRM_AFTER_S
-        # What must be confirmed first asks so early that the answer comes in time.
-        wake_at = booking.start_at if is_sure else booking.start_at - self._lead_s
-        if wake_at <= self._now():
-            self._start_reached(waiter, is_sure)
-        else:
-            loop = asyncio.get_running_loop()
-            waiter.timer = loop.call_at(wake_at, self._start_reached, waiter, is_sure)
-
-    def _start_reached(self, waiter: Waiter, is_sure: bool) -> None:
-        waiter.timer = None
-        booking = waiter.booking
-        if booking is None or waiter.answer.done():
-            return
-        if self._now() - booking.start_at > LATE_S:
-            self._book_anew(waiter)
-        # A block may have been learned while the batch was under way, so that Redis did not know.
-        elif is_sure and self._still_holds(waiter) and self._now() >= self._sight.void_until:
-            self._grant(waiter)
-        else:
-            self._confirm(waiter)
-
-    def _confirm(self, waiter: Waiter) -> None:
-        """Ask again, right before the call or because it became doubtful, whether the booking holds."""
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-            waiter.timer = None
-        self._to_confirm.append(waiter)
-        self._wake.set()
-
-    def _book_anew(self, waiter: Waiter) -> None:
-        """Let go of a start that has passed: used late, it would come on top of what is booked for now."""
-        self._drop_booking(waiter)
-        self._to_confirm.append(waiter)
-        self._wake.set()
-
     def _grant(self, waiter: Waiter) -> None:
-        self._booked.discard(waiter)
+        self._bookings.granted(waiter)
         booking, waiter.booking = waiter.booking, None
         now = self._now()
         permit = Permit(
@@ -487,7 +430,7 @@ class RedisLimiter:
     # --- those who leave without a permit ------------------------------------------------------------
 
     def _everybody(self) -> Iterable[Waiter]:
-        everybody = {*self._queues, *self._booked, *self._to_confirm, *self._under_way, *self._aside}
+        everybody = {*self._queues, *self._bookings, *self._under_way, *self._aside}
         return [waiter for waiter in everybody if not waiter.answer.done()]
 
     def _too_long(self, waiter: Waiter, now: float) -> Blocked | None:
@@ -513,7 +456,7 @@ class RedisLimiter:
             is_probe = waiter.booking is not None and waiter.booking.is_probe
             if not is_probe and (blocked := self._too_long(waiter, now)) is not None:
                 waiter.answer.set_result(blocked)
-                self._drop_booking(waiter)
+                self._drop(waiter)
 
     def _abandon(self, waiter: Waiter) -> None:
         """A cancelled caller gives back its booking, or the permit that it never came to see."""
@@ -521,21 +464,14 @@ class RedisLimiter:
             answer = waiter.answer.result()
             if isinstance(answer, Permit):
                 self.settle(answer, NOTHING)
-        self._drop_booking(waiter)
+        self._drop(waiter)
 
-    def _drop_booking(self, waiter: Waiter) -> None:
+    def _drop(self, waiter: Waiter) -> None:
         if waiter in self._under_way:
             return  # whether it has a booking, and which, is known when the batch is answered
-        self._booked.discard(waiter)
         if (aside := self._aside.pop(waiter, None)) is not None:
             aside.cancel()
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-            waiter.timer = None
-        booking, waiter.booking = waiter.booking, None
-        if booking is not None:
-            self._unsettled.give_back(booking)
-            self._probing.dropped(booking)
+        self._bookings.drop(waiter)
 
     @property
     def _lead_s(self) -> float:
