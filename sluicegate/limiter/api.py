@@ -53,6 +53,7 @@ class Cost:
 
 
 NOTHING = Cost(requests=0)
+REFUSED = Cost()  # a request, and nothing else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,8 @@ class Limiter(Protocol):
     def settle(self, permit: Permit, actual: Cost | None, quotas: tuple[QuotaReport, ...] = ()) -> None:
         """Say what the call really took (None: keep what was reserved) and what its headers said.
 
-        Sent with the next round trip. A cost of NOTHING says that the call was never made.
+        Sent with the next round trip. A cost of NOTHING says that the call was never made, and
+        REFUSED that the provider did no work for it.
         """
 
     async def report(self, permit: Permit, signal: Signal) -> None:

@@ -229,6 +229,7 @@ class Batch:
 
     `lead_us` is how long the reply takes to come: no call is booked to start before it can know.
     `renewals` are bookings whose calls are on the wire and hold a place among the concurrent ones.
+    `held` is how many places among the concurrent ones this process has by lane, settlements deducted.
     `is_hungry`: interactive calls wait in this process beyond those asked for here. `wants_probe` applies
     for the right to probe an open circuit, `keeps_probe` renews it.
     """
@@ -244,6 +245,7 @@ class Batch:
     horizon_us: int = 60_000_000
     lead_us: int = 0
     largest: PerMinute = (0.0, 0.0, 0.0, 0.0)
+    held: tuple[int, int] = (0, 0)
     is_hungry: bool = False
     wants_probe: bool = False
     keeps_probe: bool = False
@@ -287,7 +289,9 @@ class CircuitView:
 class Reply:
     """The scope as the script left it, and an answer to each request.
 
-    `generation` changes when the scope was started afresh; a booking of another one holds no longer.
+    `generation` changes when the scope was started afresh; a booking of another one holds no longer, nor does
+    one that starts before `void_until_us`. Nothing is booked to start before `blocked_until_us`, which may be
+    later: the end of a used-up day.
     `was_lost`: there was nothing, or nothing readable, so debts and days are forgotten. `is_leasing`:
     concurrent calls are counted. `is_failing`: the last calls all failed. `has_probe`: the right to probe
     is this process's. `learnt` are the limits of the minute that headers told (0: as configured),
@@ -298,6 +302,7 @@ class Reply:
     generation: int
     blocked_until_us: int
     blocked_by: Dimension
+    void_until_us: int
     was_lost: bool
     is_leasing: bool
     is_failing: bool

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from sluicegate.limiter.api import Cost
+from sluicegate.limiter.api import REFUSED, Cost
 from sluicegate.limiter.estimates import TokenEstimates, is_believable
-from sluicegate.limiter.profiles import Profile, charged_input_tokens, charged_tokens, reserved_tokens
+from sluicegate.limiter.profiles import (
+    Profile,
+    charged_input_tokens,
+    charged_tokens,
+    counts_refused,
+    reserved_tokens,
+)
 from sluicegate.llm.outcomes import Usage
 from sluicegate.llm.prices import Price
 
@@ -51,6 +57,10 @@ class CostModel:
             output_tokens=usage.output_tokens,
             micro_dollars=self._micro_dollars(usage.input_tokens, usage.output_tokens),
         )
+
+    def refused(self) -> Cost | None:
+        """Return what to settle for a call that was refused: None keeps the reservation."""
+        return None if counts_refused(self._profile) else REFUSED
 
     def _micro_dollars(self, input_tokens: int, output_tokens: int) -> int:
         return 0 if self._price is None else self._price.micro_dollars(input_tokens, output_tokens)

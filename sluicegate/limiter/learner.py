@@ -25,6 +25,9 @@ _NOISE_S = 0.1
 _TOLERANCE_S = 0.5
 # The `reset` of a window falls while what is used of it rises: it fits a bucket for a moment, never so long.
 _PROOF_S = 5.0
+# After one that did not fit so long, and so many answers: in ten minutes a window ends ten times. A log
+# that is full fits for as long as it is, with a `reset` of a whole minute: that proves nothing.
+_NEW_PROOF_S, _NEW_PROOF_ANSWERS, _TELLING_S = 600.0, 100, 30.0
 
 
 class Learner:
@@ -33,15 +36,15 @@ class Learner:
     `reset` is understood as the time until a continuously filled bucket is full, as OpenAI and Anthropic
     describe it, so rate times reset is the debt that the provider sees. Servers that count windows use the
     same names: there `reset` is the end of the window, whatever was used, and no debt. They give themselves
-    away by a `reset` that does not fit what is used, and are not asked for debts again; a bucket is believed
-    when its `reset` has fitted for five seconds. Reports that make no sense, and those of a limit of a day,
-    change nothing.
+    away by a `reset` that does not fit what is used; a bucket is believed when its `reset` has fitted for
+    five seconds, and once one did not when a hundred answers in ten minutes have. Reports that make no
+    sense, and those of a limit of a day, change nothing.
     """
 
     def __init__(self, quota: Quota) -> None:
         self._quota = quota
-        self._counts_windows: set[int] = set()
-        self._fits_since_s: dict[int, float] = {}
+        self._misfitted: set[int] = set()
+        self._fits: dict[int, tuple[float, int]] = {}  # since when, how many that tell
         self._told: dict[int, tuple[float, int]] = {}
 
     def observe(
@@ -83,12 +86,17 @@ class Learner:
         refill_s = (report.limit - report.remaining) * _MINUTE_S / report.limit
         unit_s = _MINUTE_S / report.limit
         if abs(report.reset_s - refill_s) > _TOLERANCE_S + report.resolution_s + unit_s:
-            self._counts_windows.add(dimension)
-        self._fits_since_s.setdefault(dimension, now_s)
+            self._misfitted.add(dimension)
+            self._fits.pop(dimension, None)
+        else:
+            since_s, count = self._fits.get(dimension, (now_s, 0))
+            self._fits[dimension] = (since_s, count + (report.reset_s <= _TELLING_S))
 
     def _is_bucket(self, dimension: int, now_s: float) -> bool:
-        since_s = self._fits_since_s.get(dimension, now_s)
-        return dimension not in self._counts_windows and now_s - since_s >= _PROOF_S
+        since_s, count = self._fits.get(dimension, (now_s, 0))
+        if dimension in self._misfitted:
+            return now_s - since_s >= _NEW_PROOF_S and count >= _NEW_PROOF_ANSWERS
+        return now_s - since_s >= _PROOF_S
 
     def _limit(self, dimension: int, report: QuotaReport, in_force: float) -> float:
         """Return a limit to follow, or 0."""

@@ -48,7 +48,14 @@ class BookingLink:
     ) -> None:
         keys = ScopeKeys.of(scope)
         self._client = client
-        self._keys = (keys.state, keys.batch(process_id), keys.leases, keys.days, keys.processes)
+        self._keys = (
+            keys.state,
+            keys.batch(process_id),
+            keys.leases,
+            keys.days,
+            keys.processes,
+            keys.tickets,
+        )
         self._quota = quota
         self._process_id = process_id
         self._timeout_s = timeout_s

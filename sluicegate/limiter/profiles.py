@@ -2,8 +2,8 @@
 
 OpenAI counts the larger of `max_tokens` and an estimate of the prompt when the call comes in, Azure
 their sum; both keep that, whatever the call used, and count failed calls too. Anthropic counts input
-that its cache did not serve and produced output, so there `max_tokens` is only what might come; a
-generic server is taken to count all that was read and written.
+that its cache did not serve and produced output, so there `max_tokens` is only what might come, and a
+refused call takes a request and no token; a generic server is taken to count all that was read and written.
 """
 
 from __future__ import annotations
@@ -45,6 +45,20 @@ def charged_tokens(profile: Profile, reserved: int, usage: Usage) -> int:
             return reserved
         case Profile.ANTHROPIC | Profile.GENERIC:
             return charged_input_tokens(profile, usage) + usage.output_tokens
+        case other:
+            assert_never(other)
+
+
+def counts_refused(profile: Profile) -> bool:
+    """Return whether a call that was refused takes from the token limit: where it does its retry takes again.
+
+    Of a server that nobody knows it is believed, too: what is kept too much is only time.
+    """
+    match profile:
+        case Profile.OPENAI | Profile.AZURE | Profile.GENERIC:
+            return True
+        case Profile.ANTHROPIC:
+            return False
         case other:
             assert_never(other)
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from sluicegate.limiter.stored import ScopeKeys, Stored, decode_days, decode_process, decode_state
+from sluicegate.limiter.stored import (
+    ScopeKeys,
+    Stored,
+    decode_days,
+    decode_process,
+    decode_state,
+    decode_ticket,
+)
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -19,16 +26,14 @@ async def read_stored(client: redis.asyncio.Redis, scope: str) -> Stored:
         pipeline.zrange(keys.leases, 0, -1, withscores=True)
         pipeline.get(keys.days)
         pipeline.hgetall(keys.processes)
-        state, leases, days, processes = await pipeline.execute()
+        pipeline.hgetall(keys.tickets)
+        state, leases, days, processes, tickets = await pipeline.execute()
     return Stored(
         scope=_readable(decode_state, state),
         leases={call.decode(): int(end) for call, end in leases},
         days=_readable(decode_days, days),
-        processes={
-            name.decode(): report
-            for name, packed in processes.items()
-            if (report := _readable(decode_process, packed)) is not None
-        },
+        processes=_readables(decode_process, processes),
+        tickets=_readables(decode_ticket, tickets),
     )
 
 
@@ -37,3 +42,8 @@ def _readable(decode: Any, raw: bytes | None) -> Any:
         return decode(raw) if raw is not None else None
     except (struct.error, ValueError):
         return None
+
+
+def _readables(decode: Any, packed: dict[bytes, bytes]) -> dict[str, Any]:
+    read = {name.decode(): _readable(decode, raw) for name, raw in packed.items()}
+    return {name: value for name, value in read.items() if value is not None}

@@ -36,14 +36,15 @@ from sluicegate.limiter.booking import (
     Quota,
     Reply,
     Request,
-    SignalCode,
     Verdict,
     minute_units,
 )
+from sluicegate.limiter.bookings import Bookings
 from sluicegate.limiter.chronicle import Chronicle
 from sluicegate.limiter.courier import Courier
 from sluicegate.limiter.learner import Learner, own_times_us
 from sluicegate.limiter.link import BookingLink
+from sluicegate.limiter.probing import Probing
 from sluicegate.limiter.sight import CIRCUIT_REASONS, Sight
 from sluicegate.limiter.unsettled import ToTell, Unsettled
 from sluicegate.limiter.waiters import Booking, Waiter, WaiterQueues
@@ -56,12 +57,8 @@ if TYPE_CHECKING:
 HORIZON_S = 60.0
 MOST_AHEAD = 32
 LOOK_EVERY_S = 1.0
-CONFIRM_AFTER_S = 1.0
-LATE_S = 0.05
 WAKE_UP_S = 0.001
 RATE_BLOCK_S = 1.0
-_PROBE_WANTED_S = 3.0
-_PROBE_REPORT_S = 2.0
 _REASONS = {text: reason for reason, text in CIRCUIT_REASONS.items()}
 _BLOCKS = (SignalKind.RATE_LIMITED, SignalKind.RAMP_LIMITED, SignalKind.OVERLOADED)
 
@@ -94,9 +91,7 @@ class RedisLimiter:
         self._learner = Learner(quota)
         self._chronicle = Chronicle(scope, quota, metrics)
         self._queues = WaiterQueues(lambda cost: self._sight.time_us(cost) or 1.0)
-        self._booked: set[Waiter] = set()
         self._under_way: list[Waiter] = []
-        self._to_confirm: list[Waiter] = []
         self._aside: dict[Waiter, asyncio.TimerHandle] = {}
         self._permits = itertools.count()
         self._wake = asyncio.Event()
@@ -104,8 +99,15 @@ class RedisLimiter:
         self._news_sent: asyncio.Future[None] | None = None
         self._block_wanted_until = 0.0
         self._largest: PerMinute = (1.0, float(quota.largest_call_tokens or 0), 0.0, 0.0)
-        self._probing: str | None = None
-        self._probe_wanted_at = -_PROBE_WANTED_S
+        self._probing = Probing(self._unsettled.tell)
+        self._bookings = Bookings(
+            self._sight,
+            self._unsettled,
+            self._probing,
+            lead_s=lambda: self._lead_s,
+            grant=self._grant,
+            wake=self._wake.set,
+        )
         self._look_at = 0.0
         self._is_draining = False
 
@@ -143,13 +145,7 @@ class RedisLimiter:
             self._learn(permit, quotas)
         if self._unsettled.settle(permit, actual):
             self._queues.ask_now(Dimension.CONCURRENCY)
-        if self._probing != permit.id:
-            return
-        if actual == NOTHING:
-            self._end_probe(News(code=SignalCode.PROBE_UNUSED, started_us=permit.started_us, is_probe=True))
-        else:
-            # A call that was cancelled shows nothing: without a report the right to probe must end.
-            asyncio.get_running_loop().call_later(_PROBE_REPORT_S, self._forget_probe, permit.id)
+        self._probing.settled(permit, actual)
 
     async def report(self, permit: Permit, signal: Signal) -> None:
         """Tell all others; a block holds here at once. See `Limiter.report`."""
@@ -169,10 +165,8 @@ class RedisLimiter:
             self._block_here(retry_after_s or (0 if signal.kind is SignalKind.OVERLOADED else RATE_BLOCK_S))
             self._chronicle.refused(signal, self.blocked_for_s())
         sent = self._next_batch()
-        if permit.id == self._probing:
-            self._end_probe(news)
-        else:
-            self._unsettled.tell(news)
+        self._probing.reported(permit)
+        self._unsettled.tell(news)
         if not is_alive or permit.is_probe:
             await asyncio.wait({sent}, timeout=self._timeout_s)
 
@@ -190,7 +184,7 @@ class RedisLimiter:
         self._is_draining = True
         for waiter in self._everybody():
             waiter.answer.set_exception(WaitersReleasedError())
-            self._drop_booking(waiter)
+            self._drop(waiter)
 
     def blocked_for_s(self) -> float:
         """Return how long the scope stays blocked, as known at most a second ago."""
@@ -202,7 +196,7 @@ class RedisLimiter:
 
     def wants_probe(self) -> bool:
         """Whether this process may probe and nobody waits here to do it; see `ScopeView.wants_probe`."""
-        self._probe_wanted_at = self._now()
+        self._probing.want()
         return self._sight.has_probe and self.circuit() is not None and self._queues.head() is None
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -239,14 +233,10 @@ class RedisLimiter:
     def _has_to_send(self) -> bool:
         now = self._now()
         return (
-            bool(self._to_confirm)
+            self._bookings.has_to_ask
             or now >= min(self._look_at, self._unsettled.due_at)
-            or any(self._may_book(lane, self._ahead(lane, self._booked), now) for lane in Lane)
+            or any(self._may_book(lane, self._bookings.ahead(lane), now) for lane in Lane)
         )
-
-    def _ahead(self, lane: Lane, booked: Iterable[Waiter]) -> int:
-        """Return how many of a lane are booked: one lane's head must not keep the other's from asking."""
-        return sum(waiter.ask.lane is lane for waiter in booked)
 
     def _may_book(self, lane: Lane, ahead: int, now: float) -> bool:
         queue = self._queues[lane]
@@ -258,16 +248,14 @@ class RedisLimiter:
         return ahead < self._sight.starts_within(head.ask.cost, 2 * self._lead_s)
 
     def _take_requesters(self) -> list[Waiter]:
-        taken, self._to_confirm = self._to_confirm[:MOST_AHEAD], self._to_confirm[MOST_AHEAD:]
-        taken = [waiter for waiter in taken if not waiter.answer.done()]
+        taken = self._bookings.take(MOST_AHEAD)
         now = self._now()
-        booked = self._booked.union(taken)
+        confirmed = tuple(taken)
         for lane in Lane:
-            ahead = self._ahead(lane, booked)
+            ahead = self._bookings.ahead(lane, confirmed)
             while self._may_book(lane, ahead, now) and (waiter := self._queues[lane].pop()) is not None:
                 taken.append(waiter)
                 ahead += 1
-        self._booked.difference_update(taken)
         return taken
 
     async def _exchange(self) -> None:
@@ -297,7 +285,7 @@ class RedisLimiter:
 
     def _batch(self, requesters: list[Waiter], told: ToTell, *, is_look: bool) -> Batch:
         now = self._now()
-        is_wanted = now - self._probe_wanted_at < _PROBE_WANTED_S and self._queues.head() is None
+        is_wanted = self._probing.is_wanted and self._queues.head() is None
         return Batch(
             give_backs=told.give_backs,
             settlements=told.settlements,
@@ -310,10 +298,17 @@ class RedisLimiter:
             horizon_us=int(HORIZON_S * 1e6),
             lead_us=int(self._lead_s * 1e6),
             largest=self._largest,
+            held=self._places_held(requesters),
             is_hungry=self._queues[Lane.INTERACTIVE].head() is not None,
             wants_probe=is_wanted and not requesters,
-            keeps_probe=self._probing is not None or is_wanted or bool(requesters),
+            keeps_probe=self._probing.is_under_way or is_wanted or bool(requesters),
         )
+
+    def _places_held(self, requesters: list[Waiter]) -> tuple[int, int]:
+        """Return how many places among the concurrent calls this process has, by lane."""
+        interactive, bulk = self._bookings.places(requesters)
+        granted = self._unsettled.places
+        return interactive + granted[Lane.INTERACTIVE], bulk + granted[Lane.BULK]
 
     def _process_report(self) -> ProcessReport:
         interactive, bulk = (len(self._queues[lane]) for lane in Lane)
@@ -321,7 +316,7 @@ class RedisLimiter:
             in_flight=self._unsettled.in_flight,
             waiting_interactive=interactive,
             waiting_bulk=bulk,
-            booked=len(self._booked),
+            booked=len(self._bookings),
         )
 
     # --- acting on what Redis said ------------------------------------------------------------------
@@ -329,37 +324,28 @@ class RedisLimiter:
     def _see(self, reply: Reply) -> None:
         """Learn how the scope stands, and doubt the bookings that this makes void."""
         now, before = self._now(), self._sight.generation
-        if reply.generation != before and before and self.blocked_for_s() > 0:
+        if reply.generation != before and before and self._sight.void_until > now:
             # The new scope may have forgotten a block that we know of.
-            self._block_wanted_until = max(self._block_wanted_until, now + self.blocked_for_s())
+            self._block_wanted_until = max(self._block_wanted_until, self._sight.void_until)
             self._look_at = now
         elif reply.generation == before:
             self._block_wanted_until = 0.0
         if self._sight.see(reply, now):
             self._queues.ask_now()
         self._chronicle.saw(reply, self._sight.limits, self.circuit())
-        for waiter in [waiter for waiter in self._booked if not self._still_holds(waiter)]:
-            self._confirm(waiter)
-
-    def _still_holds(self, waiter: Waiter) -> bool:
-        booking = waiter.booking
-        if booking is None or waiter in self._to_confirm:
-            return True
-        is_shut = self.circuit() is not None and not booking.is_probe
-        is_ours = booking.ref.generation == self._sight.generation
-        return is_ours and not is_shut and booking.ref.start_us >= self._sight.blocked_until_us
+        self._bookings.doubt()
 
     def _act(self, waiter: Waiter, answer: Answer, reply: Reply, *, is_old: bool) -> None:
         now = self._now()
         match answer.verdict:
             case Verdict.CONFIRMED:
-                self._wait_for_start(waiter, is_confirmed=True)
+                self._bookings.wait_for_start(waiter, is_confirmed=True)
             case Verdict.BOOKED:
                 waiter.booking = self._booking(waiter, answer, reply)
                 if is_old and not waiter.answer.done():
-                    self._book_anew(waiter)
+                    self._bookings.book_anew(waiter)
                 else:
-                    self._wait_for_start(waiter, is_confirmed=False)
+                    self._bookings.wait_for_start(waiter, is_confirmed=False)
             case Verdict.RETRY:
                 waiter.booking = None
                 self._ask_later(waiter, answer, now)
@@ -380,6 +366,7 @@ class RedisLimiter:
                 start_us=start_us,
             ),
             cost=waiter.ask.cost,
+            lane=waiter.ask.lane,
             start_at=self._sight.loop_time(start_us),
             wait_s=answer.wait_us / 1e6,
             is_leased=reply.is_leasing,
@@ -410,52 +397,8 @@ class RedisLimiter:
             self._queues.push(waiter)
             self._wake.set()
 
-    def _wait_for_start(self, waiter: Waiter, *, is_confirmed: bool) -> None:
-        booking = waiter.booking
-        if booking is None:
-            return
-        if waiter.answer.done():
-            self._drop_booking(waiter)
-            return
-        self._booked.add(waiter)
-        is_sure = is_confirmed or booking.wait_s <= CONFIRM_AFTER_S
-        # What must be confirmed first asks so early that the answer comes in time.
-        wake_at = booking.start_at if is_sure else booking.start_at - self._lead_s
-        if wake_at <= self._now():
-            self._start_reached(waiter, is_sure)
-        else:
-            loop = asyncio.get_running_loop()
-            waiter.timer = loop.call_at(wake_at, self._start_reached, waiter, is_sure)
-
-    def _start_reached(self, waiter: Waiter, is_sure: bool) -> None:
-        waiter.timer = None
-        booking = waiter.booking
-        if booking is None or waiter.answer.done():
-            return
-        if self._now() - booking.start_at > LATE_S:
-            self._book_anew(waiter)
-        # A block may have been learned while the batch was under way, so that Redis did not know.
-        elif is_sure and self._still_holds(waiter) and self.blocked_for_s() <= 0:
-            self._grant(waiter)
-        else:
-            self._confirm(waiter)
-
-    def _confirm(self, waiter: Waiter) -> None:
-        """Ask again, right before the call or because it became doubtful, whether the booking holds."""
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-            waiter.timer = None
-        self._to_confirm.append(waiter)
-        self._wake.set()
-
-    def _book_anew(self, waiter: Waiter) -> None:
-        """Let go of a start that has passed: used late, it would come on top of what is booked for now."""
-        self._drop_booking(waiter)
-        self._to_confirm.append(waiter)
-        self._wake.set()
-
     def _grant(self, waiter: Waiter) -> None:
-        self._booked.discard(waiter)
+        self._bookings.granted(waiter)
         booking, waiter.booking = waiter.booking, None
         now = self._now()
         permit = Permit(
@@ -466,8 +409,7 @@ class RedisLimiter:
             started_us=self._sight.redis_us(now),
             is_probe=booking is not None and booking.is_probe,
         )
-        if permit.is_probe:
-            self._probing = permit.id
+        self._probing.granted(permit)
         if self._quota.strict_window_s > 0:
             self._largest = _larger(self._largest, permit.cost)
         self._unsettled.expect(permit, booking)
@@ -495,21 +437,13 @@ class RedisLimiter:
     def _block_here(self, seconds: float) -> None:
         now = self._now()
         if seconds > 0:
-            self._sight.block.see(now + seconds, now)
+            self._sight.refused(now + seconds, now)
             self._answer_impatient()
-
-    def _forget_probe(self, permit_id: str) -> None:
-        if self._probing == permit_id:
-            self._probing = None
-
-    def _end_probe(self, news: News) -> None:
-        self._probing = None
-        self._unsettled.tell(news)
 
     # --- those who leave without a permit ------------------------------------------------------------
 
     def _everybody(self) -> Iterable[Waiter]:
-        everybody = {*self._queues, *self._booked, *self._to_confirm, *self._under_way, *self._aside}
+        everybody = {*self._queues, *self._bookings, *self._under_way, *self._aside}
         return [waiter for waiter in everybody if not waiter.answer.done()]
 
     def _too_long(self, waiter: Waiter, now: float) -> Blocked | None:
@@ -519,12 +453,13 @@ class RedisLimiter:
             return None
         if (circuit := self._sight.circuit(now)) is not None:
             return Blocked(wait_s=circuit.next_probe_s, cause=Dimension.CIRCUIT)
-        block = self._sight.block
-        remaining_s = block.remaining_s(now)
+        block, is_booked = self._sight.block, waiter.booking is not None
+        # A used-up day is not in the way of what is booked: that has been counted.
+        remaining_s = max(0.0, self._sight.void_until - now) if is_booked else block.remaining_s(now)
         blocked_s = block.total_s(now) - waiter.blocked_before_s + remaining_s
         if remaining_s <= 0 or blocked_s <= patience_s:
             return None
-        return Blocked(wait_s=remaining_s, cause=self._sight.blocked_by)
+        return Blocked(wait_s=remaining_s, cause=Dimension.BLOCKED if is_booked else self._sight.blocked_by)
 
     def _answer_impatient(self) -> None:
         now = self._now()
@@ -534,7 +469,7 @@ class RedisLimiter:
             is_probe = waiter.booking is not None and waiter.booking.is_probe
             if not is_probe and (blocked := self._too_long(waiter, now)) is not None:
                 waiter.answer.set_result(blocked)
-                self._drop_booking(waiter)
+                self._drop(waiter)
 
     def _abandon(self, waiter: Waiter) -> None:
         """A cancelled caller gives back its booking, or the permit that it never came to see."""
@@ -542,22 +477,14 @@ class RedisLimiter:
             answer = waiter.answer.result()
             if isinstance(answer, Permit):
                 self.settle(answer, NOTHING)
-        self._drop_booking(waiter)
+        self._drop(waiter)
 
-    def _drop_booking(self, waiter: Waiter) -> None:
+    def _drop(self, waiter: Waiter) -> None:
         if waiter in self._under_way:
             return  # whether it has a booking, and which, is known when the batch is answered
-        self._booked.discard(waiter)
         if (aside := self._aside.pop(waiter, None)) is not None:
             aside.cancel()
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-            waiter.timer = None
-        booking, waiter.booking = waiter.booking, None
-        if booking is not None:
-            self._unsettled.give_back(booking)
-            if booking.is_probe:
-                self._unsettled.tell(News(code=SignalCode.PROBE_UNUSED, started_us=booking.ref.start_us))
+        self._bookings.drop(waiter)
 
     @property
     def _lead_s(self) -> float:

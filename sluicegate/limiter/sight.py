@@ -60,12 +60,18 @@ class BlockView:
 
 
 class Sight:
-    """The scope as it looked at the last reply. Times are the event loop's, unless they end in `_us`."""
+    """The scope as it looked at the last reply. Times are the event loop's, unless they end in `_us`.
+
+    Not even a booked call may start before `void_until`: a provider's block, where `block` may be that of a
+    used-up day.
+    """
 
     def __init__(self, quota: Quota) -> None:
         self.block = BlockView()
         self.blocked_by = Dimension.BLOCKED
         self.blocked_until_us = 0
+        self.void_until_us = 0
+        self.void_until = 0.0
         self.generation = 0
         self.is_leasing = quota.concurrency is not None
         self.is_failing = False
@@ -86,6 +92,9 @@ class Sight:
         self.has_probe, self._circuit = reply.has_probe, reply.circuit
         self.raised_us = reply.raised_us
         self.limits = _limits(reply.learnt, self._quota)
+        if reply.void_until_us != self.void_until_us:
+            self.void_until_us = reply.void_until_us
+            self.void_until = max(self.void_until, self.loop_time(reply.void_until_us))
         if reply.blocked_until_us != self.blocked_until_us:
             if self.blocked_by in DAY_DIMENSIONS:  # its limit was raised: no provider asked for that block
                 self.block.lift(now)
@@ -93,6 +102,11 @@ class Sight:
             if reply.blocked_until_us > reply.now_us:
                 self.block.see(self.loop_time(reply.blocked_until_us), now)
         return before != (self.generation, self.blocked_until_us, self._circuit, self.limits)
+
+    def refused(self, until: float, now: float) -> None:
+        """Learn from a call of this process that the provider blocks the scope until then."""
+        self.block.see(until, now)
+        self.void_until = max(self.void_until, until)
 
     def redis_us(self, now: float) -> int:
         """Return Redis's time, as far as is known; never later than it is."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, fields
 
 from sluicegate.limiter.booking import ProcessReport
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 FAILING_EVENTS = 5
 HOURS = 26
 _DIMENSIONS = 4
 _PROCESS = struct.Struct("<5d")
+_TICKET = struct.Struct("<3d")
 
 FourTimes = tuple[int, int, int, int]
 FourRates = tuple[float, float, float, float]
@@ -25,12 +26,12 @@ class ScopeState:
     """The scope's one string: everything but leases, days and who is there. The order is the layout's.
 
     `tats_us` are the theoretical arrival times, `shares_us` those of bulk's guaranteed part. `cut_at_us`
-    is when a 429 last lowered `safe`, `cut_newest` how many bookings there were; after `ramp_from_us` the
-    rate climbs from half for `ramp_us`. `ceiling` bounds concurrent calls after an overload (0: none),
-    `call_us` is how long they take. `usual` is what calls take of late, in units: so much may always go at
-    once; `largest` what they ever took, while windows are strict. `interactive_at_us` is when interactive
-    work last booked, until `hungry_until_us` some of it waits; until `bulk_until_us` a place among the
-    concurrent calls is kept for bulk work.
+    is when a 429 last lowered `safe`, `burst_at_us` when the last one of its burst came, `cut_newest` how
+    many bookings there were then; after `ramp_from_us` the rate climbs from half for `ramp_us`. `ceiling`
+    bounds concurrent calls after an overload (0: none), `call_us` is how long they take. `usual` is what
+    calls take of late, in units: so much may always go at once; `largest` what they ever took, while
+    windows are strict. `interactive_at_us` is when interactive work last booked, until `hungry_until_us`
+    some of it waits; until `bulk_until_us` a place among the concurrent calls is kept for bulk work.
     """
 
     run_id: str
@@ -69,6 +70,7 @@ class ScopeState:
     largest: FourRates = NO_RATES
     usual: FourRates = NO_RATES
     bulk_until_us: int = 0
+    burst_at_us: int = 0
 
 
 _FLOATS = frozenset({"safe", "ceiling", "ceiling_top", "call_us", "learnt", "largest", "usual"})
@@ -89,13 +91,29 @@ class DayState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """One process waits since `taken_us`, in one of the scope's queues, and is forgotten at `until_us`.
+
+    In the queues for places among the concurrent calls, one a lane, it waits for one beyond the `held` ones.
+    """
+
+    taken_us: int
+    held: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """All keys of one scope. `leases` maps a call's id to the end of its lease (us)."""
+    """All keys of one scope.
+
+    `leases` maps a call's id to the end of its lease (us), `tickets` queue and process to a ticket.
+    """
 
     scope: ScopeState | None = None
     leases: Mapping[str, int] = field(default_factory=dict)
     days: DayState | None = None
     processes: Mapping[str, tuple[int, ProcessReport]] = field(default_factory=dict)
+    tickets: Mapping[str, Ticket] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +127,19 @@ class ScopeKeys:
     leases: str
     days: str
     processes: str
+    tickets: str
 
     @classmethod
     def of(cls, scope: str) -> ScopeKeys:
         """Return the keys of a scope by its name."""
         state = f"lim:{{{scope}}}"
-        return cls(state=state, leases=f"{state}:c", days=f"{state}:d", processes=f"{state}:p")
+        return cls(
+            state=state,
+            leases=f"{state}:c",
+            days=f"{state}:d",
+            processes=f"{state}:p",
+            tickets=f"{state}:t",
+        )
 
     def batch(self, process: str) -> str:
         """Return the key of a process's last batch."""
@@ -171,3 +196,14 @@ def decode_process(raw: bytes) -> tuple[int, ProcessReport]:
     return at_us, ProcessReport(
         in_flight=in_flight, waiting_interactive=interactive, waiting_bulk=bulk, booked=booked
     )
+
+
+def encode_ticket(ticket: Ticket) -> bytes:
+    """Return the string as the script writes it."""
+    return _TICKET.pack(ticket.taken_us, ticket.held, ticket.until_us)
+
+
+def decode_ticket(raw: bytes) -> Ticket:
+    """Read a ticket. Raises struct.error for anything else."""
+    taken_us, held, until_us = (int(value) for value in _TICKET.unpack(raw))
+    return Ticket(taken_us=taken_us, held=held, until_us=until_us)

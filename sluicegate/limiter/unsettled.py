@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sluicegate.limiter.api import NOTHING, Cost, Permit
+from sluicegate.limiter.api import NOTHING, REFUSED, Cost, Lane, Permit
 from sluicegate.limiter.booking import BookingRef, GiveBack, News, Observation, Settlement
 from sluicegate.limiter.waiters import Booking
 
@@ -34,12 +34,14 @@ class ToTell:
 class Unsettled:
     """The permits that were granted and not settled yet, and what is to be sent of those that were.
 
-    `due_at` is the event loop's time by which to send; `wake` is called when it draws near.
+    `due_at` is the event loop's time by which to send; `wake` is called when it draws near. `places` is
+    how many of the permits hold a place among the concurrent calls, by lane.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.due_at = math.inf
         self._wake = wake
+        self.places = dict.fromkeys(Lane, 0)
         self._granted: dict[str, tuple[Booking | None, float]] = {}
         self._unused: list[GiveBack] = []
         self._settlements: list[Settlement] = []
@@ -55,6 +57,8 @@ class Unsettled:
     def expect(self, permit: Permit, booking: Booking | None) -> None:
         """Remember on which booking a permit was granted; None when its scope had no limit."""
         self._granted[permit.id] = (booking, _now())
+        if booking is not None and booking.is_leased:
+            self.places[booking.lane] += 1
 
     def booking_of(self, permit: Permit) -> Booking | None:
         """Return the booking of a permit that is not settled yet."""
@@ -65,6 +69,8 @@ class Unsettled:
         booking, granted_at = self._granted.pop(permit.id, (None, 0.0))
         if booking is None:
             return False
+        if booking.is_leased:
+            self.places[booking.lane] -= 1
         if actual == NOTHING:
             self.give_back(booking)
             return booking.is_leased
@@ -76,7 +82,7 @@ class Unsettled:
                 booking=booking.ref,
                 extra=extra,
                 is_released=booking.is_leased,
-                is_alive=actual is not None,
+                is_alive=actual is not None and actual != REFUSED,
                 duration_us=int((_now() - granted_at) * 1e6),
             )
         )

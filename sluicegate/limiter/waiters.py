@@ -24,6 +24,7 @@ class Booking:
 
     ref: BookingRef
     cost: Cost
+    lane: Lane
     start_at: float
     wait_s: float
     is_leased: bool = False

@@ -32,8 +32,8 @@ DIMENSIONS = (
     Dimension.CONCURRENCY,
 )
 _PARTS = ("1_open", "2_rates", "3_settle", "4_hear", "5_ask", "6_close")
-_HEAD = struct.Struct("<23d")
-_REPLY = struct.Struct("<18d")
+_HEAD = struct.Struct("<25d")
+_REPLY = struct.Struct("<19d")
 _ANSWER = struct.Struct("<3d")
 _VERDICTS = 16
 _LOST, _LEASING, _FAILING, _PROBE = 1, 2, 4, 8
@@ -70,6 +70,7 @@ def encode(
         batch.keeps_probe,
         process_hash(process),
         batch.lead_us,
+        *batch.held,
     )
     give_backs = _rows((*_booking(g.booking), *_cost(g.cost)) for g in batch.give_backs)
     settlements = _rows(
@@ -108,7 +109,7 @@ def _rows(rows: Iterable[tuple[float, ...]]) -> bytes:
 
 def decode(raw: bytes) -> Reply:
     """Read the script's answer. Raises struct.error for anything else."""
-    now, generation, blocked_until, blocked_by, bits, circuit, since, probe_at, safe, *rest = (
+    now, generation, blocked_until, blocked_by, void_until, bits, circuit, since, probe_at, safe, *rest = (
         _REPLY.unpack_from(raw)
     )
     flags = int(bits)
@@ -119,6 +120,7 @@ def decode(raw: bytes) -> Reply:
         generation=int(generation),
         blocked_until_us=int(blocked_until),
         blocked_by=DIMENSIONS[int(blocked_by)],
+        void_until_us=int(void_until),
         was_lost=bool(flags & _LOST),
         is_leasing=bool(flags & _LEASING),
         is_failing=bool(flags & _FAILING),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 
 from sluicegate.clock import Clock
 from sluicegate.limiter.api import NOTHING, Cost
 from sluicegate.limiter.signals import signal_of
 from sluicegate.llm.api import CallRequest
-from sluicegate.llm.outcomes import Completed, Failed, Outcome
+from sluicegate.llm.outcomes import Completed, Failed, Outcome, Throttled
 from sluicegate.processing.routes import Granted
 from sluicegate.telemetry.metrics import Metrics
 
@@ -66,5 +67,7 @@ def _actual(granted: Granted, outcome: Outcome | None) -> Cost | None:
             return costs.actual(reserved, usage)
         case Failed(on_the_wire=False):
             return NOTHING
+        case Throttled(http_status=status) if status >= HTTPStatus.BAD_REQUEST:
+            return costs.refused()
         case _:
             return costs.actual(reserved, None)

@@ -12,6 +12,7 @@ from sluicegate.limiter.stored import (
     decode_state,
     encode_days,
     encode_state,
+    encode_ticket,
 )
 
 
@@ -34,11 +35,13 @@ async def store_scope(client: redis.asyncio.Redis, scope: str, state: ScopeState
 async def store(client: redis.asyncio.Redis, scope: str, stored: Stored) -> None:
     """Write all keys of a scope, in place of whatever was there."""
     keys = ScopeKeys.of(scope)
-    await client.delete(keys.state, keys.leases, keys.days, keys.processes)
+    await client.delete(keys.state, keys.leases, keys.days, keys.processes, keys.tickets)
     if stored.scope is not None:
         await store_scope(client, scope, stored.scope)
     if stored.leases:
         await client.zadd(keys.leases, dict(stored.leases))
+    for name, ticket in stored.tickets.items():
+        await client.hset(keys.tickets, name, encode_ticket(ticket))
     if stored.days is not None:
         await client.set(keys.days, encode_days(stored.days))
 

@@ -28,7 +28,7 @@ from sluicegate.limiter.booking import (
 from sluicegate.limiter.link import BookingLink
 from sluicegate.limiter.reading import read_stored
 from sluicegate.limiter.reference import book
-from sluicegate.limiter.stored import FAILING_EVENTS, HOURS, DayState, ScopeState, Stored
+from sluicegate.limiter.stored import FAILING_EVENTS, HOURS, DayState, ScopeState, Stored, Ticket
 from sluicegate.limiter.wire import process_hash
 from sluicegate.state.connecting import connect
 from tests.contract.limiter_scope import redis_now_us, redis_run_id, store
@@ -128,6 +128,7 @@ def _batches(now_us: int) -> st.SearchStrategy[Batch]:
         horizon_us=st.sampled_from([0, 2 * _SECOND_US, 60 * _SECOND_US]),
         lead_us=st.sampled_from([0, 700, 100_000]),
         largest=st.sampled_from([(0.0, 0.0, 0.0, 0.0), (1.0, 900.0, 500.0, 200.0)]),
+        held=st.tuples(st.integers(0, 3), st.integers(0, 2)),
         is_hungry=st.booleans(),
         wants_probe=st.booleans(),
         keeps_probe=st.booleans(),
@@ -159,6 +160,7 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
             + draw(st.sampled_from([-_SECOND_US, -_SECOND_US, *([] if is_calm else [20 * _SECOND_US])])),
             cut_at_us=draw(st.sampled_from([0, now_us - 4 * _SECOND_US])),
             cut_newest=draw(st.integers(0, 3)),
+            burst_at_us=draw(st.sampled_from([0, now_us - 3 * _SECOND_US])),
             safe=draw(st.sampled_from([1.0, 1.0, 0.81, 0.5])),
             safe_at_us=now_us - draw(st.sampled_from([0, 25 * _SECOND_US])),
             ramp_from_us=now_us + draw(st.sampled_from([-4 * _SECOND_US, 20 * _SECOND_US])),
@@ -187,6 +189,17 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
             usual=(1.0, draw(st.sampled_from([0.0, 2_500.5])), 0.0, 20.0),
         ),
         leases={f"other:1:{n}": now_us + draw(_shifts) for n in range(draw(st.integers(0, 3)))},
+        tickets=draw(
+            st.dictionaries(
+                st.sampled_from([f"{queue}:{name}" for queue in (0, 1, 2) for name in (_ME, "a", "b", "c")]),
+                st.builds(
+                    Ticket,
+                    taken_us=st.sampled_from([now_us - 2 * _SECOND_US, now_us - 950_000, now_us - 300_000]),
+                    held=st.integers(0, 3),
+                    until_us=st.sampled_from([now_us - 1, now_us + 10 * _SECOND_US]),
+                ),
+            )
+        ),
         days=DayState(hour=hour, used=(draw(used), draw(used), draw(used))) if draw(st.booleans()) else None,
     )
 
@@ -248,4 +261,5 @@ def _compared(stored: Stored, now_us: int) -> Stored:
         stored,
         scope=replace(stored.scope, last_now_us=0, checked_at_us=0),
         leases={call: end for call, end in stored.leases.items() if end > now_us},
+        tickets={name: each for name, each in stored.tickets.items() if each.until_us > now_us},
     )

@@ -189,6 +189,39 @@ async def test_concurrent_calls_are_counted_over_processes(redis_client: redis.a
         await _until_leases(redis_client, 0)
 
 
+async def test_hungry_processes_share_the_places(redis_client: redis.asyncio.Redis) -> None:
+    """Who settles asks again at once, and still whoever came later gets as many places, for few questions."""
+    await open_scope(redis_client)
+    overheard: Any = _Overheard(redis_client)
+    limiters = [_limiter(overheard, Quota(concurrency=4)) for _ in range(2)]
+    served: Counter[RedisLimiter] = Counter()
+
+    async def hungry(limiter: RedisLimiter) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            permit = await _permit(limiter)
+            served[limiter] += 1
+            answered = loop.create_future()
+            loop.call_later(0.02, answered.set_result, None)
+            await answered
+            limiter.settle(permit, None)
+
+    async with running(*limiters):
+        callers = [asyncio.ensure_future(hungry(limiters[0])) for _ in range(8)]
+        await wait_until(lambda: served.total() >= 20)
+        callers += [asyncio.ensure_future(hungry(limiters[1])) for _ in range(8)]
+        await wait_until(lambda: served[limiters[1]] > 0)
+        served.clear()
+        asked = overheard.batches
+        await wait_until(lambda: served.total() >= 200, timeout_s=10)
+        asked = overheard.batches - asked
+        for caller in callers:
+            caller.cancel()
+
+    assert min(served.values()) >= 0.8 * max(served.values())
+    assert asked <= 3 * served.total()
+
+
 @pytest.mark.slow
 async def test_a_dead_processes_places_come_back(redis_client: redis.asyncio.Redis) -> None:
     """A call on the wire keeps its place as long as its process renews it, and ten seconds longer."""
@@ -226,6 +259,21 @@ async def test_a_used_up_day_stops_every_process(redis_client: redis.asyncio.Red
     assert isinstance(answer, Blocked)
     assert answer.cause is Dimension.DAILY_REQUESTS
     assert 22 * 3_600 < answer.wait_s <= 25 * 3_600
+
+
+async def test_the_last_call_of_a_day_is_granted_as_it_was_booked(redis_client: redis.asyncio.Redis) -> None:
+    """That it uses the day up blocks those who come after it, in its own process and in others."""
+    await open_scope(redis_client)
+    quota = Quota(requests_per_minute=75, requests_per_day=3, burst_s=0)
+    here, there = (_limiter(redis_client, quota) for _ in range(2))
+    async with running(here, there):
+        await _permit(here)
+        booked = [asyncio.ensure_future(limiter.acquire(_ask(patience_s=0.5))) for limiter in (here, there)]
+        await asyncio.wait(booked, timeout=3)
+        answer = await _answer(there, _ask(patience_s=0.5))
+    assert all(isinstance(each.result(), Permit) for each in booked)
+    assert isinstance(answer, Blocked)
+    assert answer.cause is Dimension.DAILY_REQUESTS
 
 
 async def test_a_call_larger_than_the_days_rest_lets_smaller_ones_pass(

@@ -116,6 +116,12 @@ class Process:
                 return
             self._exchange(heads)
 
+    def _held(self) -> tuple[int, int]:
+        """Return how many places it holds by lane."""
+        lanes = [call.lane for call in self._on_wire if call.is_leased]
+        lanes += [head.lane for head in (*self._booked, *self._to_confirm) if head.is_leased]
+        return (lanes.count(Lane.INTERACTIVE), lanes.count(Lane.BULK))
+
     def _room(self) -> int:
         return self._width - len(self._on_wire) - len(self._booked)
 
@@ -146,6 +152,7 @@ class Process:
             requests=tuple(Request(cost=head.cost, lane=head.lane, booking=head.booking) for head in heads),
             report=ProcessReport(in_flight=len(self._on_wire)) if is_look else None,
             largest=self._largest,
+            held=self._held(),
             is_hungry=bool(self._waiting[lane]) or (lane in self.hungry and self._room() > len(heads)),
             wants_probe=self.is_idle_prober and not heads,
             keeps_probe=is_probing or self.is_idle_prober or bool(heads),
@@ -190,7 +197,7 @@ class Process:
             return
         is_shut = self.reply.circuit is not None and not head.is_probe
         is_void = self.reply.generation != head.booking.generation
-        is_held = self.reply.blocked_until_us > self._crowd.now_us
+        is_held = self.reply.void_until_us > self._crowd.now_us
         if head.wait_us > _CONFIRM_AFTER_US or is_shut or is_void or is_held:
             self._to_confirm.append(head)
         else:

@@ -95,8 +95,8 @@ class ScriptedCaller:
 class RecordedCosts(CostModel):
     """Keeps what it was taught: prompt bytes, longest answer, usage."""
 
-    def __init__(self) -> None:
-        super().__init__(Profile.GENERIC)
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile)
         self.lessons: list[tuple[int, int, Usage]] = []
 
     def learn(self, prompt_bytes: int, max_output_tokens: int, usage: Usage) -> None:
@@ -140,6 +140,7 @@ class World:
     handler: Handler | None = None
     environ: dict[str, str] = field(default_factory=dict)
     wrap: Callable[[str, Any], Any] = lambda name, port: port
+    profile: Profile = Profile.GENERIC
 
     def __post_init__(self) -> None:
         self.settings: Settings = load_settings(None, self.environ)
@@ -150,7 +151,7 @@ class World:
         self.state = FakeState(self.clock.now_ms, self.new_id)
         self.limiter = FakeLimiter()
         self.caller = ScriptedCaller(self.script)
-        self.costs = RecordedCosts()
+        self.costs = RecordedCosts(self.profile)
         self.backup_limiter = FakeLimiter(scope="backup")
         self.backup_caller = ScriptedCaller(self.backup_script or self.script)
         self.publisher = FakePublisher()
@@ -249,7 +250,7 @@ class World:
             limiter=backup_limiter,
             view=backup_limiter,
             caller=self.wrap("caller", self.backup_caller),
-            costs=RecordedCosts(),
+            costs=RecordedCosts(self.profile),
         )
         return [own, backup]
 

@@ -21,6 +21,7 @@ from sluicegate.errors import (
 )
 from sluicegate.limiter.api import NOTHING, Lane
 from sluicegate.limiter.fake import FakeLimiter
+from sluicegate.limiter.profiles import Profile
 from sluicegate.llm.api import CallRequest, Message
 from sluicegate.llm.outcomes import Failed, Halted, Outcome, Reason, Rejected, Throttled
 from sluicegate.processing.context import Completion
@@ -99,7 +100,7 @@ class Desk:
                     limiter=limiter,
                     view=limiter,
                     caller=caller,
-                    costs=RecordedCosts(),
+                    costs=RecordedCosts(Profile.GENERIC),
                 )
                 for name, limiter, caller in ways[: 2 if self.backup_script else 1]
             ],

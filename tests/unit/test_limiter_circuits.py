@@ -226,6 +226,19 @@ def test_a_refused_probe_ends_an_outage_but_tells_nothing_of_money() -> None:
     assert circuit.probe_at_us == money.now_us + 10 * SECOND_US
 
 
+def test_after_a_circuit_closes_the_rate_climbs_from_half() -> None:
+    """Everybody has waited: in the first moment a call is charged twice its cost, ten seconds later once."""
+    crowd = Crowd(Quota(requests_per_minute=600))
+    crowd.tell(News(code=SignalCode.HALTED, started_us=crowd.now_us, reason=CircuitReason.MONEY))
+    crowd.tell(News(code=SignalCode.ALIVE, started_us=crowd.now_us))
+    asked = Batch(requests=(Request(cost=Cost()),))
+    assert crowd.send(0, asked).answers[0].stretch == 2
+    crowd.run(5)
+    assert crowd.send(0, asked).answers[0].stretch == pytest.approx(4 / 3)
+    crowd.run(5)
+    assert crowd.send(0, asked).answers[0].stretch == 1
+
+
 def test_a_probe_that_succeeds_lets_all_go_on_and_the_next_outage_starts_afresh() -> None:
     """All processes resume within 1.5 s, at half the rate first; the next circuit's probe waits 5 s again."""
     crowd = _hungry()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.limiter.api import Cost
+from sluicegate.limiter.api import REFUSED, Cost
 from sluicegate.limiter.costs import CostModel
 from sluicegate.limiter.profiles import Profile
 from sluicegate.llm.outcomes import Usage
@@ -91,6 +91,15 @@ def test_a_call_that_does_not_say_what_it_used_keeps_its_reservation(
 ) -> None:
     """Nobody knows what a failed call took, and nonsense that is booked would close the limit for years."""
     assert CostModel(profile, PRICE).actual(RESERVED, usage) is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "settled"),
+    [(Profile.OPENAI, None), (Profile.AZURE, None), (Profile.GENERIC, None), (Profile.ANTHROPIC, REFUSED)],
+)
+def test_a_refused_call_is_settled_as_its_provider_counts_it(profile: Profile, settled: Cost | None) -> None:
+    """Where a refusal takes tokens the reservation stays; Anthropic counts the request only."""
+    assert CostModel(profile, PRICE).refused() == settled
 
 
 @profiles

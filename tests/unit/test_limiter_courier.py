@@ -40,6 +40,7 @@ class _AwayLink:
             generation=1,
             blocked_until_us=0,
             blocked_by=Dimension.BLOCKED,
+            void_until_us=0,
             was_lost=False,
             is_leasing=False,
             is_failing=False,

@@ -199,6 +199,18 @@ def test_a_used_up_day_blocks_until_its_hour_leaves_and_a_raised_limit_lifts_it(
     assert (reply.answers[0].verdict, reply.answers[0].wait_us) == (Verdict.BOOKED, 0)
 
 
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_what_was_booked_before_a_day_was_used_up_is_called(is_confirmed: bool) -> None:
+    """Crossing 99 % of the day's limit blocks what comes next, not the very calls that crossed it."""
+    quota = Quota(requests_per_day=5, requests_per_minute=20 if is_confirmed else 1_200)
+    crowd = Crowd(quota, processes=2)
+    for process in crowd.processes:
+        process.hungry[Lane.INTERACTIVE] = Cost
+    crowd.run(60)
+    assert len(crowd.calls) == 5
+    assert crowd.send(0, Batch()).blocked_by is Dimension.DAILY_REQUESTS
+
+
 def test_work_goes_on_in_the_moment_a_used_up_day_ends() -> None:
     """Hungry processes obey the wait that they were told, and call right when the hour leaves."""
     crowd = Crowd(Quota(requests_per_day=100, requests_per_minute=600), processes=3, look_us=HOUR_US)

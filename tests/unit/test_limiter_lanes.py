@@ -34,10 +34,15 @@ def _share(crowd: Crowd, lane: Lane, from_us: int = 0) -> float:
 @pytest.mark.parametrize("share", [0.1, 0.3])
 @pytest.mark.parametrize("quota", [_RATES, _SLOTS], ids=["rates", "slots"])
 def test_bulk_gets_its_share_beside_hungry_interactive_work(quota: Quota, share: float) -> None:
-    """Three processes hungry on each lane, 2 minutes: bulk's share is as configured within a fifth of it."""
+    """Three processes hungry on each lane, 2 minutes: bulk's share is as configured within a fifth of it.
+
+    Within a lane processes get equal parts of it.
+    """
     crowd = _crowd(_with_share(quota, share), interactive=3, bulk=3)
     crowd.run(120)
     assert _share(crowd, Lane.BULK) == pytest.approx(share, rel=0.2)
+    counts = _counts(crowd)
+    assert min(_jain(counts[:3]), _jain(counts[3:])) >= 0.95, counts
     assert _use(crowd, 120) >= 0.97
 
 
@@ -107,8 +112,50 @@ def test_hungry_processes_of_a_lane_get_equal_parts() -> None:
     """Eight processes hungry on one lane: nobody gets a tenth more calls than another."""
     crowd = _crowd(_RATES, interactive=8, bulk=0)
     crowd.run(60)
-    counts = [sum(call.process == process.index for call in crowd.calls) for process in crowd.processes]
+    counts = _counts(crowd)
     assert min(counts) >= 0.9 * max(counts)
+
+
+@pytest.mark.parametrize(
+    ("slots", "processes", "call_s", "lane"),
+    [
+        (4, 2, 0.2, Lane.INTERACTIVE),
+        (4, 6, 0.2, Lane.BULK),
+        (10, 6, 0.5, Lane.INTERACTIVE),
+        (1, 2, 0.2, Lane.BULK),
+        (10, 4, 2.0, Lane.BULK),
+    ],
+)
+def test_places_go_to_hungry_processes_in_equal_parts(
+    slots: int, processes: int, call_s: float, lane: Lane
+) -> None:
+    """Also to one that comes when all are taken; for at most 4 questions a call, and few places are empty."""
+    crowd = Crowd(Quota(concurrency=slots), processes=processes, width=200)
+    crowd.provider = lambda call: Outcome(latency_us=int(crowd.random.uniform(0.8, 1.2) * call_s * SECOND_US))
+    for process in crowd.processes[1:]:
+        process.hungry[lane] = Cost
+    crowd.run(10)
+    crowd.processes[0].hungry[lane] = Cost
+    crowd.run(2)
+    from_us, before = crowd.now_us, crowd.sends
+    crowd.run(60)
+
+    calls = [call for call in crowd.calls if call.start_us >= from_us]
+    counts = _counts(crowd, from_us)
+    assert _jain(counts) >= 0.95, counts
+    assert len(calls) * call_s >= 0.93 * slots * 60
+    assert crowd.sends - before - 60 * processes <= 4 * len(calls)
+
+
+def test_bulk_processes_take_turns_with_what_they_may_book_ahead() -> None:
+    """Half a second ahead is room for 10 of them; 14 that are told to come for it all get their part."""
+    crowd = _crowd(_RATES, interactive=0, bulk=14)
+    crowd.processes[0].arrive(Lane.INTERACTIVE, Cost())
+    crowd.run(40)
+    counts = _counts(crowd)
+    assert _jain(counts) >= 0.99, counts
+    assert (crowd.sends - 40 * len(counts)) / len(crowd.calls) <= 2.2
+    assert _use(crowd, 40) >= 0.99
 
 
 @pytest.mark.parametrize(("interactive", "bulk", "most"), [(6, 0, 1.1), (0, 6, 1.1), (3, 3, 1.8)])
@@ -118,6 +165,17 @@ def test_a_call_costs_about_one_script_call(interactive: int, bulk: int, most: f
     crowd.run(120)
     looks = 120 * len(crowd.processes)
     assert (crowd.sends - looks) / len(crowd.calls) <= most
+
+
+def _counts(crowd: Crowd, from_us: int = 0) -> list[int]:
+    """Return how many calls each process made."""
+    made = [call.process for call in crowd.calls if call.start_us >= from_us]
+    return [made.count(process.index) for process in crowd.processes]
+
+
+def _jain(counts: list[int]) -> float:
+    """Return Jain's index: 1 when all are equal, 1 / n when one has everything."""
+    return sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
 
 
 def _with_share(quota: Quota, share: float) -> Quota:

@@ -216,11 +216,32 @@ def test_a_debt_is_believed_once_resets_have_fitted_for_seconds() -> None:
     assert _extra_us(learner, _used(2), 5.0) > 0
 
 
+_WINDOW = QuotaReport(kind=QuotaKind.REQUESTS, limit=600, remaining=599, reset_s=30)
+
+
 def test_a_window_is_remembered() -> None:
-    """However well its resets fit later."""
+    """However well its resets fit for minutes, or how seldom anything is seen."""
     learner = _believing()
-    _observe(learner, QuotaReport(kind=QuotaKind.REQUESTS, limit=600, remaining=599, reset_s=30), 6.0)
-    assert [_extra_us(learner, _used(2), 7.0 + number) for number in range(20)] == [0] * 20
+    _observe(learner, _WINDOW, 6.0)
+    assert [_extra_us(learner, _used(2), 7.0 + 5 * number) for number in range(99)] == [0] * 99
+    _observe(learner, _WINDOW, 600.0)
+    assert _extra_us(learner, _used(2), 1_300.0) == _extra_us(learner, _used(2), 2_000.0) == 0
+
+
+def test_one_answer_that_does_not_fit_is_forgiven_in_time() -> None:
+    """After ten minutes in which a hundred fitted the bucket is believed again."""
+    learner = _believing()
+    _observe(learner, _WINDOW, 6.0)
+    assert [_extra_us(learner, _used(2), 7.0 + 6 * number) for number in range(100)] == [0] * 100
+    assert _extra_us(learner, _used(2), 608.0) > 0
+
+
+def test_a_full_log_is_never_taken_for_a_bucket_again() -> None:
+    """Its reset of a minute fits for as long as it is full."""
+    learner = _believing()
+    _observe(learner, _WINDOW, 6.0)
+    full = QuotaReport(kind=QuotaKind.REQUESTS, limit=600, remaining=0, reset_s=60.0)
+    assert not any(_extra_us(learner, full, 7.0 + second) for second in range(1_200))
 
 
 def test_each_dimension_is_judged_by_its_own_resets() -> None:

@@ -375,7 +375,9 @@ def test_a_booking_is_confirmed_only_while_the_scope_is_open() -> None:
     """The same booking: confirmed, booked anew under a block, and its old place is not lost."""
     quota = Quota(requests_per_minute=60)
     state, (_, booked) = _ask(_fresh(quota), quota, ONE, ONE)
-    again = Request(cost=ONE, booking=BookingRef(generation=state.generation, number=booked.number))
+    start_us = T0 + booked.wait_us
+    ref = BookingRef(generation=state.generation, number=booked.number, start_us=start_us)
+    again = Request(cost=ONE, booking=ref)
     _, reply = book(state, Batch(requests=(again,)), quota, clock_us=T0 + SECOND_US, run_id=RUN)
     assert reply.answers[0].verdict is Verdict.CONFIRMED
 
@@ -385,6 +387,35 @@ def test_a_booking_is_confirmed_only_while_the_scope_is_open() -> None:
     assert (reply.answers[0].verdict, reply.answers[0].wait_us) == (Verdict.BOOKED, 5 * SECOND_US)
     assert after.tats_us[0] == T0 + 7 * SECOND_US
     assert after.newest == state.newest
+
+
+def test_what_was_booked_to_start_within_a_block_is_void_when_it_is_over() -> None:
+    """Its call would come on top of those booked behind the block; they hold, before its end and after."""
+    quota = Quota(requests_per_minute=60)
+    state, (_, within) = _ask(_fresh(quota), quota, ONE, ONE)
+    asked = Batch(requests=(Request(cost=ONE),), block_us=5 * SECOND_US)
+    state, reply = book(state, asked, quota, clock_us=T0, run_id=RUN)
+    behind = reply.answers[0]
+    assert behind.wait_us == 5 * SECOND_US
+    for clock_us in (T0 + 4 * SECOND_US, T0 + 5 * SECOND_US + 10_000):
+        verdicts = [
+            book(state, Batch(requests=(_held(state, answer),)), quota, clock_us=clock_us, run_id=RUN)[1]
+            .answers[0]
+            .verdict
+            for answer in (within, behind)
+        ]
+        assert verdicts == [Verdict.BOOKED, Verdict.CONFIRMED]
+
+
+def _held(state: ScopeState, answer: Answer) -> Request:
+    """Ask for a booking that was made at T0."""
+    ref = BookingRef(
+        generation=state.generation,
+        number=answer.number,
+        stretch=answer.stretch,
+        start_us=T0 + answer.wait_us,
+    )
+    return Request(cost=ONE, booking=ref)
 
 
 def test_without_limits_only_a_block_makes_wait() -> None:

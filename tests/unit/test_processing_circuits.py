@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sluicegate.delivery.dispatcher import Verdict
-from sluicegate.limiter.api import Ask, Cost, Lane, Permit, Signal, SignalKind
+from sluicegate.limiter.api import REFUSED, Ask, Cost, Lane, Permit, Signal, SignalKind
+from sluicegate.limiter.profiles import Profile
 from sluicegate.llm.outcomes import Failed, Halted, Outcome, QuotaKind, QuotaReport, Reason, Throttled
 from sluicegate.records import OutgoingRecord
 from sluicegate.retry.headers import RetryHeaders, RetrySource, parse_retry_headers
@@ -175,6 +178,28 @@ async def test_every_call_tells_what_it_showed_and_what_its_headers_said() -> No
         Signal(kind=SignalKind.ALIVE, reason="completed", event=identity),
     ]
     assert list(world.limiter.quotas.values()) == [(quota,), ()]
+
+
+@pytest.mark.parametrize(
+    ("status", "profile", "settled"),
+    [
+        (429, Profile.ANTHROPIC, REFUSED),
+        (200, Profile.ANTHROPIC, None),
+        (429, Profile.OPENAI, None),
+    ],
+)
+async def test_a_refused_call_gives_back_what_its_provider_does_not_count(
+    status: int, profile: Profile, settled: Cost | None
+) -> None:
+    """Anthropic counts no token of it; an overload inside a 200 has been worked on."""
+    left: list[Outcome] = [Throttled(reason=Reason.OVERLOADED, http_status=status)]
+    world = World(script=lambda request: left.pop() if left else answer(), profile=profile)
+
+    await world.deliver_while_time_passes(world.chat())
+
+    refused, completed = world.limiter.settled.values()
+    assert refused == settled
+    assert completed is not None
 
 
 async def test_a_completed_calls_usage_is_learnt_for_its_route() -> None:

@@ -5,25 +5,28 @@
 -- KEYS[4]  lim:{scope}:d: doubles: newest hour, then 26 hours each of requests, tokens, micro-dollars
 -- KEYS[5]  lim:{scope}:p: hash of process -> doubles: when it reported, calls on the wire, interactive and
 --          bulk calls waiting, booked
+-- KEYS[6]  lim:{scope}:t: hash of <queue>:<process> -> doubles: since when it waits, how many places it holds, when
+--          to forget that; queues: for a place among the concurrent calls 0 interactive, 1 bulk; 2 bulk's turn
 -- ARGV[1]  sequence of this process's batch, growing; ARGV[2] the process's name
 -- ARGV[3]  doubles: whether run_id must be asked for, horizon, burst, block for so long, limits of the minute
 --          (requests, tokens, input, output; 0 = none), of the day (requests, tokens, micro-dollars), concurrency,
 --          bulk's share, strict window, largest calls (4), is hungry, wants probe, keeps probe, the process's
---          hash, lead: no call starts sooner than this, the time that the reply takes
+--          hash, lead: no call starts sooner than this, the time that the reply takes; places held (interactive,
+--          bulk)
 -- ARGV[4]  give-backs '<9d': booking (generation, number, stretch, start), cost (requests, tokens, input, output,
 --          micro-dollars)
 -- ARGV[5]  settlements '<12d': booking, extra cost, is released, duration, is alive
 -- ARGV[6]  news '<6d': code, started, retry after, circuit reason, event, is probe
 -- ARGV[7]  observations '<4d': dimension, extra, raised before, limit; ARGV[8] renewals '<4d': booking
 -- ARGV[9]  requests '<10d': lane, booking (number 0 = none), cost; ARGV[10] report '<4d', or empty
--- Reply    '<18d' now, generation, blocked until, by dimension, flags (1 lost, 2 leasing, 4 failing, 8 probe),
---          circuit, since, next probe, safe, learnt limits (4), raised (4), number of the newest booking; then for
---          each request '<3d' 16 x verdict (0 booked, 1 confirmed, 2 retry, 3 never) + dimension, wait, stretch.
+-- Reply    '<19d' now, generation, blocked until, by dimension, bookings void until, flags (1 lost, 2 leasing,
+--          4 failing, 8 probe), circuit, since, next probe, safe, learnt limits (4), raised (4), number of the
+--          newest booking; then for each request '<3d' 16 x verdict (0 booked, 1 confirmed, 2 retry, 3 never) + dimension, wait, stretch.
 --          Bookings of one batch are numbered in a row.
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.
-local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 5, 2000000, 60000000, 10000000, 100000
-local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS = 86400000, 3600000, 3600000
+local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 6, 2000000, 60000000, 10000000, 100000
+local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS, KEEP_TICKETS_MS = 86400000, 3600000, 3600000, 60000
 local spread = unpack
 local pack, unpack, ceil, floor, max, min = struct.pack, struct.unpack, math.ceil, math.floor, math.max, math.min
 
@@ -34,8 +37,8 @@ local done = redis.call('GET', KEYS[2])
 if done and unpack('<d', done) >= sequence then return string.sub(done, 9) end
 
 local must_check, horizon, burst, block, m1, m2, m3, m4, day1, day2, day3, concurrency, bulk_share, strict,
-  large1, large2, large3, large4, is_hungry, wants_probe, keeps_probe, me_hash, lead =
-  unpack('<ddddddddddddddddddddddd', ARGV[3])
+  large1, large2, large3, large4, is_hungry, wants_probe, keeps_probe, me_hash, lead, held_interactive, held_bulk =
+  unpack('<ddddddddddddddddddddddddd', ARGV[3])
 local configured, per_day = {m1, m2, m3, m4}, {day1, day2, day3}
 local has_days = day1 > 0 or day2 > 0 or day3 > 0
 
@@ -45,10 +48,11 @@ local CHECKED, GENERATION, NEWEST, LAST_NOW, BLOCKED, BLOCK_CODE, CUT_AT, CUT_NE
 local CEILING, CEILING_TOP, CEILING_AT, CALL, INTERACTIVE_AT, HUNGRY_UNTIL, FAILURES, FAILING_SINCE, EVENTS =
   15, 16, 17, 18, 19, 20, 21, 22, 22
 local CIRCUIT, SINCE, PROBE_AT, PROBE_UNTIL, PROBE_DELAY, HOLDER, PROBE_NUMBER = 28, 29, 30, 31, 32, 33, 34
-local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, BULK_UNTIL, LAST = 34, 38, 42, 46, 50, 54, 59, 59
-local MOMENTS = {BLOCKED, CUT_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, BULK_UNTIL,
+local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, BULK_UNTIL, BURST_AT, LAST =
+  34, 38, 42, 46, 50, 54, 59, 60, 60
+local MOMENTS = {BLOCKED, CUT_AT, BURST_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, BULK_UNTIL,
   FAILING_SINCE, SINCE, PROBE_AT, SHARE + 1, SHARE + 2, SHARE + 3, SHARE + 4}
-local LAYOUT = '<Bc40ddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
+local LAYOUT = '<Bc40dddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
 local LENGTH = 41 + 8 * (LAST - 2)
 local BLOCK_GUARD, BLOCK_TOLD = 4, 5
 

@@ -55,9 +55,11 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
   -- Calls that began before the last cut belong to the burst that made it.
   local function lower_rate(code, started)
     if started <= s[CUT_AT] then return end
-    local cut = 1 - min(0.1, 1.8 / max(1, s[NEWEST] - s[CUT_NEWEST]))
+    local seen, since = started - s[BURST_AT], now - s[BURST_AT]
+    local calls = max(1, (s[NEWEST] - s[CUT_NEWEST]) * seen / max(1, since, seen))
+    local cut = 1 - min(0.1, 1.8 / calls)
     s[SAFE] = max(0.5, safe * (code == RAMP_LIMITED and 0.5 or cut))
-    s[SAFE_AT], s[CUT_AT], s[CUT_NEWEST] = now, now, s[NEWEST]
+    s[SAFE_AT], s[CUT_AT] = now, now
     look_at_rates()
     if #active == 0 then shrink() end
   end
@@ -86,6 +88,7 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
     local code, started, retry_after, reason, event, is_probe = unpack('<dddddd', ARGV[6], at)
     if code == RATE_LIMITED or code == RAMP_LIMITED then
       lower_rate(code, started)
+      s[BURST_AT], s[CUT_NEWEST] = now, s[NEWEST]
       block_for(retry_after > 0 and retry_after or 1000000, code)
       answered(started, is_probe)
     elseif code == OVERLOADED then

@@ -23,7 +23,38 @@ if has_days then
 end
 local is_blocked = blocked > now
 
+-- Queues for places among the concurrent calls, a lane by itself, and of bulk processes that may not book yet: one
+-- ticket a process in each, {since, held, end}.
+local TURNS = 2
+local TURN, TICKET, LEAST_WAIT, LONGEST_NEXT_WAIT, LONGEST_WAIT, NEXT = 1000000, 500000, 5000, 250000, 500000, 0.5
 local open_slots, in_use = slots(), 0
+local held, own_ticket, tickets = {[0] = held_interactive, held_bulk}, {}, nil
+
+local function ticket_name(queue) return string.format('%.0f:%s', queue, me) end
+
+local function look_at_tickets()
+  if tickets then return end
+  tickets = {[0] = {}, {}, {}}
+  local all = redis.call('HGETALL', KEYS[6])
+  for i = 1, #all, 2 do
+    local queue, ticket = string.byte(all[i]) - 48, {unpack('<ddd', all[i + 1])}
+    if ticket[3] <= now then redis.call('HDEL', KEYS[6], all[i])
+    elseif all[i] == ticket_name(queue) then own_ticket[queue] = ticket
+    else tickets[queue][#tickets[queue] + 1] = ticket end
+  end
+end
+
+local function keep_ticket(queue, ticket, wait)
+  own_ticket[queue], ticket[3] = ticket, now + wait + TICKET
+  redis.call('HSET', KEYS[6], ticket_name(queue), pack('<ddd', ticket[1], ticket[2], ticket[3]))
+  redis.call('PEXPIRE', KEYS[6], ceil((wait + TICKET) / 1000) + KEEP_TICKETS_MS)
+end
+
+local function leave_queue(queue)
+  if own_ticket[queue] then redis.call('HDEL', KEYS[6], ticket_name(queue)) end
+  own_ticket[queue] = nil
+end
+
 if open_slots > 0 then
   for at = 1, #ARGV[8], 32 do
     local g, n = unpack('<dd', ARGV[8], at)
@@ -31,20 +62,20 @@ if open_slots > 0 then
   end
 end
 
-local function is_doubtful(n)
-  return n > 0 and (is_blocked or (s[CIRCUIT] > 0 and n ~= s[PROBE_NUMBER]))
+-- A used-up day voids no booking: what is booked has been counted.
+local function is_doubtful(n, start)
+  return n > 0 and (start < s[BLOCKED] or (s[CIRCUIT] > 0 and n ~= s[PROBE_NUMBER]))
 end
 
-if is_blocked or s[CIRCUIT] > 0 then
-  for at = #ARGV[9] - 79, 1, -80 do
-    local _, g, n, stretch, start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
-    if is_doubtful(n) then give_back(g, n, stretch, start, requests, tokens, input, output, micros) end
-  end
+for at = #ARGV[9] - 79, 1, -80 do
+  local _, g, n, stretch, start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
+  if is_doubtful(n, start) then give_back(g, n, stretch, start, requests, tokens, input, output, micros) end
 end
 
 if open_slots > 0 and #ARGV[9] > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
   in_use = redis.call('ZCARD', KEYS[3])
+  look_at_tickets()
 end
 
 local base = max(now + lead, blocked)
@@ -97,24 +128,83 @@ local function share_of()
   return share, places, costs
 end
 
--- Returns how long to wait for a place on the wire; bulk work that has a share to come is kept the next one.
-local function slot_wait(lane)
-  local kept = lane == 0 and s[BULK_UNTIL] > now and 1 or 0
-  if in_use + kept < open_slots then return 0 end
-  local wait = max(5000, min(floor(s[CALL] / open_slots), 250000))
-  if lane > 0 and bulk_share > 0 and share_of() <= now then s[BULK_UNTIL], dirty = now + wait + HUNGRY, true end
+-- Returns how many processes go first: they hold less, or as much and wait for longer.
+local function queued_ahead(lane)
+  local own, since, count = own_ticket[lane], now, 0
+  if own and own[2] == held[lane] then since = own[1]
+  elseif own and own[2] > held[lane] then since = now - TURN end -- a call in the place of the last one
+  for _, other in ipairs(tickets[lane]) do
+    if other[2] < held[lane] or (other[2] == held[lane] and other[1] < since) then count = count + 1 end
+  end
+  return count
+end
+
+-- Returns when a place may well be free: by how many will not be taken again by those who give them back.
+local function place_wait(lane, since)
+  local turn, coming, is_turn_near = since + TURN - now, in_use - held[lane], false
+  for _, other in ipairs(tickets[lane]) do
+    local is_level = other[2] - 1 == held[lane]
+    if other[2] <= held[lane] or (is_level and turn > 0) then coming = coming - other[2] end
+    is_turn_near = is_turn_near or is_level
+  end
+  local wait, longest = is_turn_near and turn or LONGEST_WAIT, LONGEST_WAIT
+  if coming > 0 then
+    local before = queued_ahead(lane)
+    wait = floor(s[CALL] * max(NEXT, before) / coming)
+    if before == 0 then longest = LONGEST_NEXT_WAIT end
+  end
+  return max(LEAST_WAIT, min(wait, longest))
+end
+
+local function queue_for_place(lane, not_before)
+  local ticket = own_ticket[lane]
+  if not ticket or ticket[2] ~= held[lane] then ticket = {now, held[lane]} end
+  local wait = max(place_wait(lane, ticket[1]), min(not_before - now, LONGEST_WAIT))
+  keep_ticket(lane, ticket, wait)
   return wait
 end
 
--- Bulk work books when nobody interactive waits and it is soon, or from its share; returns the wait.
+local function take_place(lane)
+  local ticket = own_ticket[lane]
+  if ticket and ticket[2] <= held[lane] then leave_queue(lane) end
+  held[lane], in_use = held[lane] + 1, in_use + 1
+end
+
+-- Returns how long to wait for a place on the wire; bulk work that has a share to come is kept the next one.
+local function slot_wait(lane)
+  local kept = lane == 0 and s[BULK_UNTIL] > now and 1 or 0
+  if in_use + kept + queued_ahead(lane) < open_slots then return 0 end
+  if lane == 0 then return queue_for_place(lane, 0) end
+  local hungry_until, share = max(s[HUNGRY_UNTIL], interactive_until + HUNGRY), bulk_share > 0 and share_of()
+  local wait = queue_for_place(lane, hungry_until > now and (share or hungry_until) or 0)
+  if share and share <= now then s[BULK_UNTIL], dirty = now + wait + HUNGRY, true end
+  return wait
+end
+
+-- Returns how many bulk processes wait for longer than this one to book.
+local function turns_ahead()
+  look_at_tickets()
+  local since, count = own_ticket[TURNS] and own_ticket[TURNS][1] or now, 0
+  for _, other in ipairs(tickets[TURNS]) do
+    if other[1] < since then count = count + 1 end
+  end
+  return count
+end
+
+-- Bulk work books when nobody interactive waits and it is soon, or from its share, as if the bulk processes that
+-- wait for longer had booked before; returns the wait.
 local function lane_wait(start)
   local hungry_until = max(s[HUNGRY_UNTIL], interactive_until + HUNGRY)
   local ahead = now - s[INTERACTIVE_AT] <= LANE_MEMORY and min(horizon, BULK_AHEAD) or horizon
-  if hungry_until <= now and start - now <= ahead then return 0 end
-  local next_at = start - ahead
+  local before, longest = turns_ahead(), 0
+  for j = 1, #active do longest = max(longest, cost[j]) end
+  local turn = start + before * longest
+  if hungry_until <= now and turn - now <= ahead then return 0 end
+  local next_at = turn - ahead
   if hungry_until > now then next_at = max(next_at, hungry_until) end
   if hungry_until > now and bulk_share > 0 then
     local share, places, costs = share_of()
+    share = share + before * max(spread(costs))
     if share <= now then
       for i = 1, #places do s[SHARE + places[i]] = max(s[SHARE + places[i]] + costs[i], now) end
       return 0
@@ -126,9 +216,9 @@ end
 
 local out, filled = {}, 0
 for at = 1, #ARGV[9], 80 do
-  local lane, g, n, held_stretch, _, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
+  local lane, g, n, held_stretch, held_start, requests, tokens, input, output, micros = unpack('<dddddddddd', ARGV[9], at)
   local verdict, dimension, wait, stretch = 0, base_by, 0, base_stretch
-  local is_held = n > 0 and g == s[GENERATION] and not is_doubtful(n)
+  local is_held = n > 0 and g == s[GENERATION] and not is_doubtful(n, held_start)
   local large = not is_held and too_large(requests, tokens, input, output, micros)
   local circuit_wait = s[CIRCUIT] > 0 and probe_wait() or 0
   if is_held then
@@ -172,7 +262,11 @@ for at = 1, #ARGV[9], 80 do
       verdict, dimension, wait = 2, 11, full
     else
       local later = lane > 0 and lane_wait(start) or 0
-      if later > 0 then verdict, dimension, wait = 2, 10, later end
+      if later > 0 then
+        verdict, dimension, wait = 2, 10, later
+        leave_queue(lane)
+        keep_ticket(TURNS, own_ticket[TURNS] or {now, 0}, later)
+      end
     end
     if verdict == 0 then
       for j = 1, #active do
@@ -189,13 +283,14 @@ for at = 1, #ARGV[9], 80 do
       s[NEWEST], dirty = n, true
       if open_slots > 0 then
         redis.call('ZADD', KEYS[3], start + LEASE, lease_id(s[GENERATION], n))
-        in_use = in_use + 1
+        take_place(lane)
       end
       if lane == 0 then
         s[INTERACTIVE_AT] = now
         if is_hungry > 0 and start > interactive_until then interactive_until = start end
       else
         s[BULK_UNTIL] = 0
+        leave_queue(TURNS)
       end
       if s[CIRCUIT] > 0 then
         dimension = 9

@@ -15,6 +15,7 @@ from sluicegate.limiter.booking import (
     day_units,
     minute_units,
 )
+from sluicegate.limiter.reference.places import BulkTurns, Places
 from sluicegate.limiter.reference.scope import Scope
 
 LEASE_US = 10_000_000
@@ -26,8 +27,6 @@ LANE_MEMORY_US = 60_000_000
 HUNGRY_US = 100_000
 _SMOOTHING = 16
 _LEAST_LANE_WAIT_US = 20_000
-_LEAST_SLOT_WAIT_US = 5_000
-_LONGEST_SLOT_WAIT_US = 250_000
 
 
 class Desk:
@@ -36,14 +35,19 @@ class Desk:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.blocked_until_us, self.blocked_by = scope.block
+        self._places, self._turns = Places(scope), BulkTurns(scope)
         self._interactive_until_us = 0
         self._bursts_us = [scope.burst_us(i) if limit > 0 else 0 for i, limit in enumerate(scope.limits)]
 
     def is_doubtful(self, booking: BookingRef) -> bool:
-        """Whether an earlier booking must be given back: its scope is blocked, or its circuit open."""
+        """Whether an earlier booking must be given back: it starts within a block, or the circuit is open.
+
+        Also when that block is over: its call would come on top of those that were booked behind it. A day
+        that is used up voids nothing: what is booked has been counted.
+        """
         scope = self._scope
         is_held_up = scope.state.circuit != 0 and booking.number != scope.state.probe_number
-        return booking.number > 0 and (self.blocked_until_us > scope.now_us or is_held_up)
+        return booking.number > 0 and (booking.start_us < scope.state.blocked_until_us or is_held_up)
 
     def answer(self, request: Request) -> Answer:
         """Answer one request."""
@@ -84,6 +88,8 @@ class Desk:
         if scope.slots and (slot_wait_us := self._slot_wait_us(request, start_us)) > 0:
             return _retry(Dimension.CONCURRENCY, slot_wait_us)
         if request.lane is Lane.BULK and (lane_wait_us := self._lane_wait_us(request, start_us)) > 0:
+            self._places.leave(request.lane)
+            self._turns.queue(lane_wait_us)
             return _retry(Dimension.LANE, lane_wait_us)
         return self._book(request, start_us, dimension)
 
@@ -121,40 +127,53 @@ class Desk:
                 start_us, binding = earliest_us, DAY_DIMENSIONS[index]
         return start_us, binding
 
+    @property
+    def _hungry_until_us(self) -> int:
+        """Until when interactive work is believed to wait."""
+        return max(self._scope.state.hungry_until_us, self._interactive_until_us + HUNGRY_US)
+
     def _slot_wait_us(self, request: Request, start_us: int) -> int:
         """Return 0 when a place on the wire is free; bulk work that has a share to come is kept the next one.
 
         Without that it would never find one: interactive work takes each place when it is given back.
         """
-        scope, now_us = self._scope, self._scope.now_us
-        is_kept = request.lane is Lane.INTERACTIVE and scope.state.bulk_until_us > now_us
-        if len(scope.leases) + is_kept < scope.slots:
+        scope, now_us, lane = self._scope, self._scope.now_us, request.lane
+        if self._places.is_free(lane):
             return 0
-        slot_us = math.floor(scope.state.call_us / scope.slots)
-        wait_us = max(_LEAST_SLOT_WAIT_US, min(slot_us, _LONGEST_SLOT_WAIT_US))
-        share_us = self._share_at_us(request, start_us)
-        if request.lane is Lane.BULK and share_us is not None and share_us <= now_us:
+        if lane is Lane.INTERACTIVE:
+            return self._places.queue(lane)
+        share_us, is_hungry = self._share_at_us(request, start_us), self._hungry_until_us > now_us
+        next_us = self._hungry_until_us if share_us is None else share_us
+        wait_us = self._places.queue(lane, not_before_us=next_us if is_hungry else 0)
+        if share_us is not None and share_us <= now_us:
             scope.set(bulk_until_us=now_us + wait_us + HUNGRY_US)
         return wait_us
 
     def _lane_wait_us(self, request: Request, start_us: int) -> int:
-        """Return 0 when bulk work may book: nobody interactive waits and it is soon, or it is its share."""
+        """Return 0 when bulk work may book: nobody interactive waits and it is soon, or it is its share.
+
+        As if the bulk processes that wait for longer had booked before it: all were told the same moment, and
+        else who comes first in it could do so for ever.
+        """
         scope, state, now_us = self._scope, self._scope.state, self._scope.now_us
-        is_hungry = max(state.hungry_until_us, self._interactive_until_us + HUNGRY_US) > now_us
+        turns, is_hungry = self._turns.ahead, self._hungry_until_us > now_us
         was_seen = now_us - state.interactive_at_us <= LANE_MEMORY_US
         ahead_us = min(scope.batch.horizon_us, BULK_AHEAD_US) if was_seen else scope.batch.horizon_us
-        if not is_hungry and start_us - now_us <= ahead_us:
+        turn_us = start_us + turns * max(scope.times_us(request.cost, scope.stretch(start_us)))
+        if not is_hungry and turn_us - now_us <= ahead_us:
             return 0
-        next_us = start_us - ahead_us
+        next_us = turn_us - ahead_us
         if is_hungry:
-            next_us = max(next_us, state.hungry_until_us, self._interactive_until_us + HUNGRY_US)
+            next_us = max(next_us, self._hungry_until_us)
             share_us = self._share_at_us(request, start_us)
-            if share_us is not None and share_us <= now_us:
-                # What is asked for a little late is not lost: by as much as the call itself takes.
-                for i, time_us in self._share_times_us(request, start_us):
-                    scope.put("shares_us", i, max(scope.state.shares_us[i] + time_us, now_us))
-                return 0
             if share_us is not None:
+                times_us = self._share_times_us(request, start_us)
+                share_us += turns * max(time_us for _, time_us in times_us)
+                if share_us <= now_us:
+                    # What is asked for a little late is not lost: by as much as the call itself takes.
+                    for i, time_us in times_us:
+                        scope.put("shares_us", i, max(scope.state.shares_us[i] + time_us, now_us))
+                    return 0
                 next_us = min(next_us, share_us)
         return max(_LEAST_LANE_WAIT_US, next_us - now_us)
 
@@ -192,12 +211,14 @@ class Desk:
         if scope.slots:
             booking = BookingRef(generation=scope.state.generation, number=number)
             scope.leases[scope.lease_id(booking)] = start_us + LEASE_US
+            self._places.take(request.lane)
         if request.lane is Lane.INTERACTIVE:
             scope.set(interactive_at_us=scope.now_us)
             if scope.batch.is_hungry:
                 self._wait_until(start_us)
         else:
             scope.set(bulk_until_us=0)
+            self._turns.leave()
         if scope.state.circuit:
             dimension = Dimension.CIRCUIT
             scope.set(

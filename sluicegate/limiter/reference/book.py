@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sluicegate.limiter.booking import Batch, CircuitReason, CircuitView, GiveBack, Quota, Reply
 from sluicegate.limiter.reference.asking import LEASE_US, PROBE_LEASE_US, Desk
 from sluicegate.limiter.reference.hearing import hear
@@ -52,6 +50,7 @@ def book(
         generation=state.generation,
         blocked_until_us=desk.blocked_until_us,
         blocked_by=desk.blocked_by,
+        void_until_us=state.blocked_until_us,
         was_lost=scope.was_lost,
         is_leasing=scope.slots > 0,
         is_failing=state.failures > 0,
@@ -64,7 +63,13 @@ def book(
     )
     days = scope.days.state() if any(quota.per_day) else stored.days
     return (
-        replace(stored, scope=state, leases=scope.leases, days=days, processes=scope.processes),
+        Stored(
+            scope=state,
+            leases=scope.leases,
+            days=days,
+            processes=scope.processes,
+            tickets=scope.tickets,
+        ),
         reply,
     )
 

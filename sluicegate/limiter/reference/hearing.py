@@ -56,14 +56,19 @@ def _throttled(scope: Scope, news: News) -> None:
     lowered by a tenth each time, as is often done, the rate would never come near a strict window's edge.
     """
     wait_us = news.retry_after_us or _RATE_BLOCK_US
-    if news.started_us > scope.state.cut_at_us:
-        state = scope.state
-        calls = max(1, state.newest - state.cut_newest)
+    state = scope.state
+    if news.started_us > state.cut_at_us:
+        # Of those since the last burst, the ones that began before the refused call: later ones could not
+        # know of it, however many they were while it was on its way.
+        seen_us, since_us = news.started_us - state.burst_at_us, scope.now_us - state.burst_at_us
+        calls = max(1.0, (state.newest - state.cut_newest) * float(seen_us) / max(1, since_us, seen_us))
         cut = 1 - min(_LARGEST_CUT, _CUT_CALLS / calls)
         safe = max(_LEAST_SAFE, scope.safe * (_RAMP_CUT if news.code is SignalCode.RAMP_LIMITED else cut))
-        scope.set(safe=safe, safe_at_us=scope.now_us, cut_at_us=scope.now_us, cut_newest=state.newest)
+        scope.set(safe=safe, safe_at_us=scope.now_us, cut_at_us=scope.now_us)
         if not any(scope.limits):
             _shrink(scope)
+    # While refusals of one burst still come in, and block, what goes well says nothing of the pace.
+    scope.set(burst_at_us=scope.now_us, cut_newest=state.newest)
     _block(scope, wait_us, news.code)
 
 

@@ -31,6 +31,7 @@ _RAMP_FROM = 0.5
 _MOMENTS = (
     "blocked_until_us",
     "cut_at_us",
+    "burst_at_us",
     "safe_at_us",
     "ramp_from_us",
     "ceiling_at_us",
@@ -58,6 +59,7 @@ class Scope:
         if quota.strict_window_s > 0:
             self.set(largest=tuple(map(max, self.state.largest, batch.largest)))
         self.leases = {call: end for call, end in stored.leases.items() if end > self.now_us}
+        self.tickets = {name: each for name, each in stored.tickets.items() if each.until_us > self.now_us}
         self.days = Days(stored.days, self.now_us)
         self.processes: dict[str, tuple[int, ProcessReport]] = dict(stored.processes)
 
