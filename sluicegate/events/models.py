@@ -126,6 +126,7 @@ class DocumentIndex(Result):
 
 
 EventT = TypeVar("EventT", bound=Event)
+ResultT = TypeVar("ResultT", bound=Result)
 
 
 def read_model(model: type[EventT], data: JsonObject) -> EventT:
@@ -133,12 +134,27 @@ def read_model(model: type[EventT], data: JsonObject) -> EventT:
     try:
         return model.model_validate(data)
     except ValidationError as exc:
-        faults = exc.errors(include_url=False, include_context=False, include_input=False)
-    # Outside the handler: pydantic's error keeps the input. Deeper parts of a place may be its own keys.
-    place = str(next(iter(faults[0]["loc"]), "")) if faults else ""
-    raise BadEventError(BadEventReason.WRONG_SCHEMA, place if place in model.model_fields else "")
+        where = _place(exc, model)
+    # Outside the handler: pydantic's error keeps the input.
+    raise BadEventError(BadEventReason.WRONG_SCHEMA, where)
+
+
+def read_result_model(model: type[ResultT], value: bytes) -> ResultT:
+    """Validate a result as `write_model` wrote it. BadEventError as from `read_model`."""
+    try:
+        return model.model_validate_json(value)
+    except ValidationError as exc:
+        where = _place(exc, model)
+    raise BadEventError(BadEventReason.WRONG_SCHEMA, where)
 
 
 def write_model(result: Result) -> bytes:
     """Return the result as the JSON value of its record."""
     return result.model_dump_json().encode("utf-8")
+
+
+def _place(error: ValidationError, model: type[BaseModel]) -> str:
+    """Name the first field at fault. Deeper parts of a place may be the event's own keys."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    place = str(next(iter(faults[0]["loc"]), "")) if faults else ""
+    return place if place in model.model_fields else ""
