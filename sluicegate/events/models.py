@@ -57,11 +57,13 @@ class SupportChat(Event):
     ce_type: ClassVar[str] = "sluicegate.support-chat.message.v1"
     id_field: ClassVar[str] = "conversation_id"
 
-    conversation_id: Name
-    turn: int = Field(ge=0, le=_LARGEST_EXACT_INTEGER)
-    speaker: Speaker = Field(strict=False)
-    text: str
-    tenant: Tenant | None = None
+    conversation_id: Name = Field(description="Which conversation; also the record's key.")
+    turn: int = Field(ge=0, le=_LARGEST_EXACT_INTEGER, description="The message's number in it, from 0.")
+    speaker: Speaker = Field(
+        strict=False, description="A customer's message is answered, an agent's is only remembered."
+    )
+    text: str = Field(description="What was said.")
+    tenant: Tenant | None = Field(default=None, description="Whose event it is: tenants take turns.")
 
 
 class ChatReply(Result):
@@ -83,11 +85,13 @@ class Document(Event):
     ce_type: ClassVar[str] = "sluicegate.documents.document.v1"
     id_field: ClassVar[str] = "document_id"
 
-    document_id: Name
-    title: str = Field(max_length=4096)
-    media_type: str = Field(min_length=1, max_length=256)
-    text: str
-    tenant: Tenant | None = None
+    document_id: Name = Field(description="Which document; also the record's key.")
+    title: str = Field(max_length=4096, description="Its title, perhaps empty.")
+    media_type: str = Field(
+        min_length=1, max_length=256, description="What the text is: text/plain, text/markdown, text/html."
+    )
+    text: str = Field(description="The whole text.")
+    tenant: Tenant | None = Field(default=None, description="Whose event it is: tenants take turns.")
 
 
 class Chunk(BaseModel):
