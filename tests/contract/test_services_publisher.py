@@ -168,7 +168,7 @@ def test_threads_share_a_publisher(embedded_broker: EmbeddedBroker, prefix: str)
         (b'"secret"', "wrong-schema"),
         (b'{"a": "' + b"secret" * 20 + b'"}', "too-large"),
         (
-            SupportChat.model_construct(conversation_id="c", turn="secret", text="x"),
+            UNCHECKED.model_construct(**NO_TURN),
             "wrong-schema at turn",
         ),
     ],
