@@ -248,6 +248,22 @@ def test_an_error_of_the_caller_is_not_hidden_by_ours(lonely_broker: EmbeddedBro
     assert any("1 event was not confirmed" in note for note in caught.value.__notes__)
 
 
+async def test_asyncio_names_what_was_not_confirmed(lonely_broker: EmbeddedBroker) -> None:
+    """The same from an event loop: an error of ours when all went well otherwise, else a note."""
+    options: dict[str, Any] = {"topic": "chats", "model": SupportChat, "source": "/s", "timeout_s": 1.0}
+    lonely_broker.down()
+    with pytest.raises(UnconfirmedError) as caught:
+        async with AsyncPublisher(lonely_broker.address, **options) as publisher:
+            await publisher.send(chat(1), id="m-1")
+    with pytest.raises(KeyError) as theirs:
+        async with AsyncPublisher(lonely_broker.address, **options) as publisher:
+            await publisher.send(chat(1))
+            raise KeyError
+    lonely_broker.up()
+    assert [event.id for event in caught.value.events] == ["m-1"]
+    assert any("1 event was not confirmed" in note for note in theirs.value.__notes__)
+
+
 async def test_asyncio_waits_for_room_without_blocking_the_loop(lonely_broker: EmbeddedBroker) -> None:
     """A coroutine that waits for room can be cancelled, takes none then, and holds up nobody behind it."""
     async with AsyncPublisher(

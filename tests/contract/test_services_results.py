@@ -10,16 +10,17 @@ from typing import ClassVar
 import pytest
 
 from sluicegate import AsyncResultReader, ResultReader
-from sluicegate.errors import BadResultError, ConfigurationError
+from sluicegate.errors import BadResultError, BrokerError, ConfigurationError
 from sluicegate.events.cloudevent import binary_headers
 from sluicegate.events.models import ChatReply, Result, write_model
+from sluicegate.kafka.admin import KafkaAdmin, Partition
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.llm.outcomes import Usage
-from sluicegate.local.broker import EmbeddedBroker
+from sluicegate.local.broker import EmbeddedBroker, Request
 from sluicegate.records import OutgoingRecord, Record
 from sluicegate.services.result_source import StartAt
 from tests.fixtures.kafka import MakeTopics, create_real_topics
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_sync
 
 TIMEOUT_S = 15.0
 
@@ -112,8 +113,13 @@ def test_each_id_is_given_once_over_several_lives(kafka: str, prefix: str, write
     writer.write("b", "a", "d", "c", "d", "e")
     with own_reader(kafka, prefix) as reader:
         assert take(reader, 2) == ["d", "e"]
-        writer.write("f")
+        writer.write("f", "d", "e")
         assert take(reader, 1) == ["f"]
+        wait_until_sync(lambda: reader.next_result(0.1) is None, what="the repeats behind the last result")
+    place = Partition(topic=prefix, number=0)
+    committed = KafkaAdmin(kafka).committed(f"{prefix}-g", [place])[place]
+    assert committed is not None
+    assert committed.offset == 13, "repeats at the end are no backlog"
 
 
 def test_what_was_in_hand_when_an_error_left_the_context_is_given_again(
@@ -277,3 +283,17 @@ def test_a_span_that_is_none_is_refused() -> None:
     """An option that cannot be kept is a configuration error before anything is joined."""
     with pytest.raises(ConfigurationError, match="repeat_span"):
         own_reader("127.0.0.1:1", "t", repeat_span=-1)
+
+
+@pytest.mark.parametrize(
+    ("request_kind", "code", "said"), [(Request.OFFSET_FETCH, 30, "where to begin"), (Request.FETCH, 29, "")]
+)
+def test_what_kafka_refuses_is_raised_and_not_waited_for(request_kind: Request, code: int, said: str) -> None:
+    """A reader that may not read says so instead of waiting for results that never come."""
+    with EmbeddedBroker({"r": 1}) as broker:
+        broker.fail(request_kind, [code] * 5)
+        reader = own_reader(broker.address, "r")
+        with pytest.raises(BrokerError, match=f"{said}.*authorization failed"):
+            while reader.next_result(TIMEOUT_S) is not None:
+                pass
+        reader.close()
