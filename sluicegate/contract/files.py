@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import orjson
@@ -10,6 +11,7 @@ import orjson
 from sluicegate.contract.asyncapi import asyncapi_document
 from sluicegate.contract.compatibility import Direction, breaking_changes
 from sluicegate.contract.schemas import JsonSchema, StreamContract, schema_of
+from sluicegate.errors import ConfigurationError
 
 _ASYNCAPI: Final = "asyncapi.json"
 _EVENT: Final = ".event.json"
@@ -44,11 +46,21 @@ def drift(there: Files, wanted: Files) -> tuple[str, ...]:
 
 
 def breaking(there: Files, wanted: Files) -> tuple[str, ...]:
-    """Say what would break for who holds the files that are there. Another `ce_type` breaks nothing."""
+    """Say what would break for who holds the files that are there. Another `ce_type` breaks nothing.
+
+    Raises ConfigurationError for a file that holds no schema.
+    """
     found: list[str] = []
     for name in sorted(there.keys() & wanted.keys() - {_ASYNCAPI}):
-        old, new = orjson.loads(there[name]), orjson.loads(wanted[name])
-        if old["$id"] == new["$id"]:
+        old, new = _schema(name, there[name]), _schema(name, wanted[name])
+        if old.get("$id") == new["$id"]:
             direction = Direction.EVENTS if name.endswith(_EVENT) else Direction.RESULTS
             found += [f"{name}: {change}" for change in breaking_changes(old, new, direction)]
     return tuple(found)
+
+
+def _schema(name: str, text: bytes) -> JsonSchema:
+    with suppress(orjson.JSONDecodeError):
+        if isinstance(found := orjson.loads(text), dict):
+            return found
+    raise ConfigurationError(f"{name} is no JSON Schema: restore it, or delete it to have it written anew")

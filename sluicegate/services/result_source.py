@@ -149,8 +149,9 @@ class ResultSource:
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         # An exception must not pass through the client's callback: `poll` raises it.
         try:
-            starts = [self._start(consumer, place) for place in consumer.committed(places, _ASK_TIMEOUT_S)]
-            consumer.assign(starts)
+            known = consumer.committed(places, _ASK_TIMEOUT_S)
+            consumer.assign([self._start(consumer, place) for place in known])
+            self._keep_first_places(consumer, [place.partition for place in known if place.offset < 0])
         except KafkaException as exc:
             self._failure = BrokerError(
                 f"{self._topic}: Kafka did not say where to begin: {exc.args[0].str()}"
@@ -167,6 +168,12 @@ class ResultSource:
             given_from=given_from, recent=RecentIds(self._repeat_span)
         )
         return TopicPartition(place.topic, place.partition, max(low, given_from - self._repeat_span))
+
+    def _keep_first_places(self, consumer: Consumer, numbers: list[int]) -> None:
+        """Commit where a new group began, or one that begins with the latest would lose what comes next."""
+        firsts = [TopicPartition(self._topic, n, self._partitions[n].given_from) for n in numbers]
+        if firsts:
+            consumer.store_offsets(offsets=firsts)
 
     def _on_revoke(self, _: Consumer, places: list[TopicPartition]) -> None:
         for place in places:

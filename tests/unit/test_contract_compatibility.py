@@ -231,6 +231,11 @@ def test_the_command_writes_checks_and_refuses_what_would_break(
     assert run(build_app(), [*arguments, "--check"]) == 1
     assert f"{path}: differs" in capsys.readouterr().err
     assert run(build_app(), arguments) == 0
+    path.write_text("<<<<<<< a merge")
+    assert run(build_app(), arguments) == 1
+    assert "support-chat.event.json is no JSON Schema" in capsys.readouterr().err
+    path.unlink()
+    assert run(build_app(), arguments) == 0
     (folder / "old.event.json").write_bytes(path.read_bytes())
     assert run(build_app(), [*arguments, "--check"]) == 1
     assert "old.event.json: no stream has it any more" in capsys.readouterr().err
