@@ -30,7 +30,7 @@ class AsyncResultReader(Inlet[ResultT]):
         """Call the result in hand handled and return the next one; None when there was none in time.
 
         Raises BadResultError (see `on_bad`), which comes again until the record is passed, and BrokerError
-        when Kafka refuses the reader or does not say where its group stands.
+        when Kafka refuses the reader or does not say where its group stands: make the reader anew then.
         """
         self._handled()
         loop = asyncio.get_running_loop()

@@ -163,7 +163,8 @@ class ResultSource:
             raise KafkaException(place.error)
         low, high = consumer.get_watermark_offsets(place, timeout=_ASK_TIMEOUT_S)
         fresh = low if self._start_at is StartAt.EARLIEST else high
-        given_from = place.offset if place.offset >= 0 else fresh
+        # A place beyond the end is one of an earlier topic of this name: what is there now is all new.
+        given_from = place.offset if 0 <= place.offset <= high else fresh
         self._partitions[place.partition] = _Partition(
             given_from=given_from, recent=RecentIds(self._repeat_span)
         )

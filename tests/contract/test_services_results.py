@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import ClassVar
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from sluicegate import AsyncResultReader, ResultReader
 from sluicegate.errors import BadResultError, BrokerError, ConfigurationError
@@ -285,6 +286,22 @@ def test_a_group_that_starts_late_gets_only_what_comes_after(
     with late_reader() as reader:
         assert take(reader, 1) == ["c"]
     writer.close()
+
+
+def test_a_place_beyond_the_end_is_one_of_an_earlier_topic(
+    embedded_broker: EmbeddedBroker, prefix: str
+) -> None:
+    """When a topic was made anew under its name, its first records are given and not skipped."""
+    embedded_broker.create_topics({prefix: 1})
+    writer = Writer(embedded_broker.address, prefix)
+    writer.write("a", "b")
+    writer.close()
+    group = {"bootstrap.servers": embedded_broker.address, "group.id": f"{prefix}-g"}
+    earlier = Consumer(group)
+    earlier.commit(offsets=[TopicPartition(prefix, 0, 100)], asynchronous=False)
+    earlier.close()
+    with own_reader(embedded_broker.address, prefix) as reader:
+        assert take(reader, 2) == ["a", "b"]
 
 
 def test_a_span_that_is_none_is_refused() -> None:
