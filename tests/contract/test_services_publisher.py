@@ -25,6 +25,8 @@ from sluicegate.errors import (
 from sluicegate.events.models import Event, Speaker, SupportChat
 from sluicegate.kafka.reading import record_of
 from sluicegate.local.broker import EmbeddedBroker, Request
+from sluicegate.services.outlet import MAX_EVENT_BYTES
+from sluicegate.settings import StreamSettings
 from tests.fixtures.kafka import MakeTopics
 from tests.waiting import wait_until_sync
 
@@ -203,6 +205,11 @@ def test_what_can_never_be_published_is_said_at_once(embedded_broker: EmbeddedBr
         Publisher("x", topic="chats", model=SupportChat, source="/s", security={"acks": "0"})
     with pytest.raises(PublishError, match="closed"):
         publisher.publish(chat())
+
+
+def test_the_size_allowed_is_the_streams_default() -> None:
+    """A publisher that is told nothing refuses exactly what a worker that is told nothing would."""
+    assert StreamSettings.model_fields["max_event_bytes"].default == MAX_EVENT_BYTES
 
 
 def test_a_full_buffer_makes_the_sender_wait_and_not_the_memory_grow(lonely_broker: EmbeddedBroker) -> None:
