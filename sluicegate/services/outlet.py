@@ -14,9 +14,9 @@ from sluicegate.events.models import EventT
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.records import Origin, OutgoingRecord
 from sluicegate.services.room import Room
+from sluicegate.services.security import checked_security, configured
 
 MAX_EVENT_BYTES: Final = 900_000  # the default of a stream's `max_event_bytes`
-_SECURITY = ("security.", "sasl.", "ssl.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +72,15 @@ class Outlet(Generic[EventT]):
         self._timeout_s = timeout_s
         self._room_of_all = Room(records=max_pending_records, size_bytes=max_pending_bytes)
         self._is_closed = False
-        self._kafka = ConfluentPublisher(
-            bootstrap_servers,
-            client_id=client_id,
-            timeout_s=timeout_s,
-            linger_ms=linger_ms,
-            security=checked_security(security or {}),
+        checked = checked_security(security)
+        self._kafka = configured(
+            lambda: ConfluentPublisher(
+                bootstrap_servers,
+                client_id=client_id,
+                timeout_s=timeout_s,
+                linger_ms=linger_ms,
+                security=checked,
+            )
         )
         self._open()
         self._kafka.start_polling()
@@ -115,14 +118,6 @@ class Outlet(Generic[EventT]):
     @property
     def _no_room(self) -> str:
         return f"{self._maker.topic}: the broker has confirmed too little in {self._timeout_s:g} s"
-
-
-def checked_security(security: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the settings; ConfigurationError for one that has nothing to do with security."""
-    for name in security:
-        if not name.startswith(_SECURITY):
-            raise ConfigurationError(f"security: {name} is none of {', '.join(f'{s}*' for s in _SECURITY)}")
-    return security
 
 
 def _checked_source(source: str) -> str:

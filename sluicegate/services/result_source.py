@@ -17,9 +17,9 @@ from sluicegate.errors import BrokerError
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.reading import record_of
 from sluicegate.records import Record
-from sluicegate.services.outlet import checked_security
 from sluicegate.services.received import result_id
 from sluicegate.services.recent_ids import RecentIds
+from sluicegate.services.security import checked_security, configured
 
 _log = logging.getLogger("sluicegate.services")
 
@@ -77,25 +77,24 @@ class ResultSource:
         self._repeat_span = repeat_span
         self._partitions: dict[int, _Partition] = {}
         self._failure: BrokerError | None = None
-        self._consumer = Consumer(
-            {
-                **consumer_config(
-                    bootstrap_servers,
-                    client_id=client_id,
-                    group=group,
-                    session_timeout_s=session_timeout_s,
-                    prefetch_records=_PREFETCH_RECORDS,
-                    prefetch_kbytes=_PREFETCH_KBYTES,
-                ),
-                # Only what is stored as handled is committed: in the background, at a rebalance, at the end.
-                "enable.auto.commit": True,
-                "auto.commit.interval.ms": _COMMIT_INTERVAL_MS,
-                "auto.offset.reset": start_at.value,
-                "max.poll.interval.ms": round(max(max_handling_s, session_timeout_s) * 1000),
-                "on_commit": self._on_commit,
-                **checked_security(security or {}),
-            }
-        )
+        config = {
+            **consumer_config(
+                bootstrap_servers,
+                client_id=client_id,
+                group=group,
+                session_timeout_s=session_timeout_s,
+                prefetch_records=_PREFETCH_RECORDS,
+                prefetch_kbytes=_PREFETCH_KBYTES,
+            ),
+            # Only what is stored as handled is committed: in the background, at a rebalance, at the end.
+            "enable.auto.commit": True,
+            "auto.commit.interval.ms": _COMMIT_INTERVAL_MS,
+            "auto.offset.reset": start_at.value,
+            "max.poll.interval.ms": round(max(max_handling_s, session_timeout_s) * 1000),
+            "on_commit": self._on_commit,
+            **checked_security(security),
+        }
+        self._consumer = configured(lambda: Consumer(config))
         self._consumer.subscribe(
             [topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )

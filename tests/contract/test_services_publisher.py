@@ -13,7 +13,7 @@ import orjson
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from sluicegate import AsyncPublisher, Envelope, Publisher
+from sluicegate import AsyncPublisher, Envelope, Publisher, ResultReader
 from sluicegate.errors import (
     BadEventError,
     ConfigurationError,
@@ -22,7 +22,7 @@ from sluicegate.errors import (
     RecordTooLargeError,
     UnconfirmedError,
 )
-from sluicegate.events.models import Event, Speaker, SupportChat
+from sluicegate.events.models import ChatReply, Event, Speaker, SupportChat
 from sluicegate.kafka.reading import record_of
 from sluicegate.local.broker import EmbeddedBroker, Request
 from sluicegate.services.outlet import MAX_EVENT_BYTES
@@ -203,6 +203,11 @@ def test_what_can_never_be_published_is_said_at_once(embedded_broker: EmbeddedBr
         Publisher("x", topic="chats", model=SupportChat, source="")
     with pytest.raises(ConfigurationError, match="acks"):
         Publisher("x", topic="chats", model=SupportChat, source="/s", security={"acks": "0"})
+    for make in (Publisher, AsyncPublisher):
+        with pytest.raises(ConfigurationError, match=r"ssl\.nonsense"):
+            make("x", topic="chats", model=SupportChat, source="/s", security={"ssl.nonsense": "0"})
+    with pytest.raises(ConfigurationError, match=r"sasl\.nonsense"):
+        ResultReader("x", topic="r", group="g", model=ChatReply, security={"sasl.nonsense": "0"})
     with pytest.raises(PublishError, match="closed"):
         publisher.publish(chat())
 
