@@ -5,9 +5,11 @@ SluicegateError
 ├── BadEventError             a record that can never become an event: reason says why
 ├── StateUnavailableError     Redis did not answer, or refused: nothing is known about the write
 ├── PublishError              the broker did not confirm a record
-│   └── PublishRefusedError   ... and never will: not authorised, unknown topic
-│       └── RecordTooLargeError   ... because of this record's own size: others may pass
+│   ├── PublishRefusedError   ... and never will: not authorised, unknown topic
+│   │   └── RecordTooLargeError   ... because of this record's own size: others may pass
+│   └── UnconfirmedError      ... or several: names each by its id
 ├── BrokerError               Kafka did not answer a question or refused a change of topics
+├── BadResultError            a record of a results topic that is none of the expected results
 ├── CallRejectedError         the provider will never take this call; a handler may catch it
 ├── CallUnansweredError       a call of own code got no answer; the same call may get one later
 │   ├── QuotaBlockedError     ... the quota takes no call for longer than the caller would wait
@@ -23,6 +25,8 @@ a reply, a record's value or a credential.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -71,8 +75,39 @@ class RecordTooLargeError(PublishRefusedError):
     """The record is larger than its topic takes: a fault of this record alone, never of the set-up."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfirmed:
+    """An event that the broker did not confirm, by its `ce_id`, and why."""
+
+    id: str
+    error: PublishError
+
+
+class UnconfirmedError(PublishError):
+    """Some events were not confirmed. Publishing them again with the same ids makes no second events."""
+
+    def __init__(self, events: Sequence[Unconfirmed], count: int) -> None:
+        """`count` of them in all; `events` holds the first of these, with their ids."""
+        causes = "; ".join(sorted({str(event.error) for event in events}))
+        super().__init__(f"{count} event{'s were' if count > 1 else ' was'} not confirmed: {causes}")
+        self.events = tuple(events)
+        self.count = count
+
+
 class BrokerError(SluicegateError):
     """Kafka did not answer a question about its topics and groups, or refused a change of them."""
+
+
+class BadResultError(SluicegateError):
+    """A record of a results topic that is none of the expected results."""
+
+    def __init__(self, place: str, reason: BadEventReason, where: str = "") -> None:
+        """`place` is `topic/partition/offset`; `where` names a field or header, never its content."""
+        at = f" at {where}" if where else ""
+        super().__init__(f"{place} is no result: {reason.value}{at}; give the reader an `on_bad` to pass it")
+        self.place = place
+        self.reason = reason
+        self.where = where
 
 
 class CallRejectedError(SluicegateError):

@@ -54,6 +54,11 @@ COMMANDS = (
         example="sluicegate publish support-chat chats.jsonl",
     ),
     Command(
+        name="contract",
+        help="Write JSON Schemas and an AsyncAPI document for who publishes events and reads results.",
+        example="sluicegate contract --out contract",
+    ),
+    Command(
         name="topics",
         help="Print, create or check every topic.",
         example="sluicegate topics --create --config sluicegate.toml",

@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sluicegate.cli.configuration import command_settings
-from sluicegate.cli.event_lines import EventMaker, read_lines
+from sluicegate.cli.event_lines import read_lines
 from sluicegate.errors import ConfigurationError, PublishError
+from sluicegate.events.making import EventMaker
+from sluicegate.events.models import Event
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.processing.handlers import load_handler
@@ -69,7 +71,7 @@ def publish(
     return 1 if errors else 0
 
 
-def event_maker(settings: Settings, stream: str, *, source: str = _SOURCE) -> EventMaker:
+def event_maker(settings: Settings, stream: str, *, source: str = _SOURCE) -> EventMaker[Event]:
     """Return what makes records of the stream, by the model that its handler takes."""
     own = settings.stream(stream)
     return EventMaker(

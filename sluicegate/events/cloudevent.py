@@ -110,7 +110,7 @@ def _header_attributes(headers: Headers) -> dict[str, str]:
 
 def _header_trace(headers: Headers) -> str | None:
     """Return the plain header, else the distributed tracing extension's attribute, where well-formed."""
-    traces = {name: _well_formed(_text(value)) for name, value in headers if name.endswith(_TRACEPARENT)}
+    traces = {name: well_formed_trace(_text(value)) for name, value in headers if name.endswith(_TRACEPARENT)}
     return traces.get(_TRACEPARENT) or traces.get(f"ce_{_TRACEPARENT}")
 
 
@@ -128,7 +128,7 @@ def _structured(value: bytes, content_type: str, trace: str | None) -> CloudEven
     if not isinstance(envelope, dict):
         raise BadEventError(BadEventReason.BAD_ENVELOPE)
     attributes = {name: envelope[name] for name in _ATTRIBUTES if envelope.get(name) is not None}
-    trace = trace or _well_formed(envelope.get(_TRACEPARENT))
+    trace = trace or well_formed_trace(envelope.get(_TRACEPARENT))
     return _envelope(attributes, _structured_data(envelope), trace, "")
 
 
@@ -150,7 +150,7 @@ def _structured_data(envelope: JsonObject) -> JsonObject:
 
 def _envelope(attributes: Mapping[str, Any], data: JsonObject, trace: str | None, prefix: str) -> CloudEvent:
     for name in attributes.keys() | set(_REQUIRED):
-        if not _is_attribute(attributes.get(name)):
+        if not is_attribute(attributes.get(name)):
             raise BadEventError(BadEventReason.BAD_ENVELOPE, prefix + name)
     if attributes.get("specversion", _SPEC_VERSION) != _SPEC_VERSION:
         raise BadEventError(BadEventReason.BAD_ENVELOPE, f"{prefix}specversion")
@@ -167,12 +167,12 @@ def _envelope(attributes: Mapping[str, Any], data: JsonObject, trace: str | None
     )
 
 
-def _is_attribute(value: object) -> bool:
+def is_attribute(value: object) -> bool:
     """CloudEvents 1.0, type String: no control characters; required ones are not empty."""
     return isinstance(value, str) and 0 < len(value) <= _LONGEST_ATTRIBUTE and not _FORBIDDEN.search(value)
 
 
-def _well_formed(traceparent: object) -> str | None:
+def well_formed_trace(traceparent: object) -> str | None:
     """W3C Trace Context; a broken one only loses the trace, never the event."""
     if isinstance(traceparent, str) and len(traceparent) <= 256 and _TRACE.fullmatch(traceparent):
         return traceparent

@@ -57,11 +57,13 @@ class SupportChat(Event):
     ce_type: ClassVar[str] = "sluicegate.support-chat.message.v1"
     id_field: ClassVar[str] = "conversation_id"
 
-    conversation_id: Name
-    turn: int = Field(ge=0, le=_LARGEST_EXACT_INTEGER)
-    speaker: Speaker = Field(strict=False)
-    text: str
-    tenant: Tenant | None = None
+    conversation_id: Name = Field(description="Which conversation; also the record's key.")
+    turn: int = Field(ge=0, le=_LARGEST_EXACT_INTEGER, description="The message's number in it, from 0.")
+    speaker: Speaker = Field(
+        strict=False, description="A customer's message is answered, an agent's is only remembered."
+    )
+    text: str = Field(description="What was said.")
+    tenant: Tenant | None = Field(default=None, description="Whose event it is: tenants take turns.")
 
 
 class ChatReply(Result):
@@ -83,11 +85,13 @@ class Document(Event):
     ce_type: ClassVar[str] = "sluicegate.documents.document.v1"
     id_field: ClassVar[str] = "document_id"
 
-    document_id: Name
-    title: str = Field(max_length=4096)
-    media_type: str = Field(min_length=1, max_length=256)
-    text: str
-    tenant: Tenant | None = None
+    document_id: Name = Field(description="Which document; also the record's key.")
+    title: str = Field(max_length=4096, description="Its title, perhaps empty.")
+    media_type: str = Field(
+        min_length=1, max_length=256, description="What the text is: text/plain, text/markdown, text/html."
+    )
+    text: str = Field(description="The whole text.")
+    tenant: Tenant | None = Field(default=None, description="Whose event it is: tenants take turns.")
 
 
 class Chunk(BaseModel):
@@ -126,6 +130,7 @@ class DocumentIndex(Result):
 
 
 EventT = TypeVar("EventT", bound=Event)
+ResultT = TypeVar("ResultT", bound=Result)
 
 
 def read_model(model: type[EventT], data: JsonObject) -> EventT:
@@ -133,12 +138,27 @@ def read_model(model: type[EventT], data: JsonObject) -> EventT:
     try:
         return model.model_validate(data)
     except ValidationError as exc:
-        faults = exc.errors(include_url=False, include_context=False, include_input=False)
-    # Outside the handler: pydantic's error keeps the input. Deeper parts of a place may be its own keys.
-    place = str(next(iter(faults[0]["loc"]), "")) if faults else ""
-    raise BadEventError(BadEventReason.WRONG_SCHEMA, place if place in model.model_fields else "")
+        where = _place(exc, model)
+    # Outside the handler: pydantic's error keeps the input.
+    raise BadEventError(BadEventReason.WRONG_SCHEMA, where)
+
+
+def read_result_model(model: type[ResultT], value: bytes) -> ResultT:
+    """Validate a result as `write_model` wrote it. BadEventError as from `read_model`."""
+    try:
+        return model.model_validate_json(value)
+    except ValidationError as exc:
+        where = _place(exc, model)
+    raise BadEventError(BadEventReason.WRONG_SCHEMA, where)
 
 
 def write_model(result: Result) -> bytes:
     """Return the result as the JSON value of its record."""
     return result.model_dump_json().encode("utf-8")
+
+
+def _place(error: ValidationError, model: type[BaseModel]) -> str:
+    """Name the first field at fault. Deeper parts of a place may be the event's own keys."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    place = str(next(iter(faults[0]["loc"]), "")) if faults else ""
+    return place if place in model.model_fields else ""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,9 +14,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.kafka.config import producer_config
-from sluicegate.records import OutgoingRecord
+from sluicegate.records import Origin, OutgoingRecord
 
 OnDone = Callable[[PublishError | None], None]
+OnSettled = Callable[[Origin | PublishError], None]
 
 # Errors that the same record meets again, however often it is sent.
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
@@ -36,6 +37,7 @@ _REFUSED = frozenset(
 _POLL_S = 0.1
 _FLUSH_POLL_S = 0.01
 _BY_KEY = -1
+_NO_OFFSET = -1
 _BATCH_RECORDS = 10_000  # far below the 100,000 that librdkafka's queue takes
 
 
@@ -47,11 +49,21 @@ class ConfluentPublisher:
     """
 
     def __init__(
-        self, bootstrap_servers: str, *, client_id: str, timeout_s: float = 30.0, linger_ms: int = 5
+        self,
+        bootstrap_servers: str,
+        *,
+        client_id: str,
+        timeout_s: float = 30.0,
+        linger_ms: int = 5,
+        security: Mapping[str, str] | None = None,
     ) -> None:
-        self._config = producer_config(
-            bootstrap_servers, client_id=client_id, timeout_s=timeout_s, linger_ms=linger_ms
-        )
+        """`security` holds librdkafka's own `security.*`, `sasl.*` and `ssl.*` settings."""
+        self._config = {
+            **producer_config(
+                bootstrap_servers, client_id=client_id, timeout_s=timeout_s, linger_ms=linger_ms
+            ),
+            **(security or {}),
+        }
         self._timeout_s = timeout_s
         self._producer = Producer(self._config)
         self._retired: list[Producer] = []
@@ -66,12 +78,21 @@ class ConfluentPublisher:
 
     def send(self, record: OutgoingRecord, on_done: OnDone) -> None:
         """Hand a record over; `on_done` gets None or the error, from within `poll` or before this returns."""
+        self.hand_over(
+            record, lambda outcome: on_done(outcome if isinstance(outcome, PublishError) else None)
+        )
+
+    def hand_over(self, record: OutgoingRecord, on_settled: OnSettled) -> None:
+        """Do the same for who wants to know where the record lies; its offset is -1 where nobody can say."""
         producer = self._producer
 
-        def report(error: KafkaError | None, _: Message) -> None:
-            if error is not None and error.fatal():
+        def report(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                on_settled(_place_of(message, record.topic))
+                return
+            if error.fatal():
                 self._renew(producer)
-            on_done(_translated(error, record.topic))
+            on_settled(_translated(error, record.topic))
 
         try:
             producer.produce(
@@ -83,18 +104,21 @@ class ConfluentPublisher:
                 on_delivery=report,
             )
         except BufferError:
-            on_done(PublishError(f"{record.topic}: {self.unconfirmed} records wait for the broker already"))
+            on_settled(
+                PublishError(f"{record.topic}: {self.unconfirmed} records wait for the broker already")
+            )
         except KafkaException as exc:
             error: KafkaError = exc.args[0]
             if error.fatal():
                 self._renew(producer)
-            on_done(_translated(error, record.topic))
+            on_settled(_translated(error, record.topic))
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Serve the confirmations that have arrived; wait this long for the first one."""
         for retired in self._retired:
             self._poll_one(retired, 0)
-        self._retired = [retired for retired in self._retired if len(retired)]
+        with self._renewing:
+            self._retired = [retired for retired in self._retired if len(retired)]
         self._poll_one(self._producer, timeout_s)
 
     def flush(self, timeout_s: float) -> bool:
@@ -142,13 +166,19 @@ class ConfluentPublisher:
             else:
                 confirmed.set_exception(error)
 
-        self._start_poller()
-        self.send(record, lambda error: _in_loop(loop, lambda: settle(error)))
+        self.start_polling()
+        self.send(record, lambda error: in_loop(loop, lambda: settle(error)))
         try:
             async with asyncio.timeout(2 * self._timeout_s):
                 await confirmed
         except TimeoutError as exc:
             raise PublishError(f"no confirmation from {record.topic} in time") from exc
+
+    def start_polling(self) -> None:
+        """Serve confirmations from a thread of this publisher's own, until it is closed."""
+        if self._poller is None:
+            self._poller = threading.Thread(target=self._poll_until_closed, name="publisher", daemon=True)
+            self._poller.start()
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Wait for what is under way, at most this long, and stop."""
@@ -182,25 +212,27 @@ class ConfluentPublisher:
                 raise PublishError(exc.args[0].str()) from exc
             self._renew(producer)
 
-    def _start_poller(self) -> None:
-        if self._poller is None:
-            self._poller = threading.Thread(target=self._poll_until_closed, name="publisher", daemon=True)
-            self._poller.start()
-
     def _poll_until_closed(self) -> None:
         while not self._closed.is_set():
             self.poll(_POLL_S)
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    # The loop may have ended while the record was on its way; then nobody waits for the answer.
+def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Run the call in the loop, from any thread; a loop that has ended waits for no answer."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(call)
 
 
-def _translated(error: KafkaError | None, topic: str) -> PublishError | None:
-    if error is None:
-        return None
+def _place_of(message: Message, topic: str) -> Origin:
+    partition, offset = message.partition(), message.offset()
+    return Origin(
+        topic=topic,
+        partition=_BY_KEY if partition is None else partition,
+        offset=_NO_OFFSET if offset is None or offset < 0 else offset,
+    )
+
+
+def _translated(error: KafkaError, topic: str) -> PublishError:
     text = f"{topic}: {error.str()}"
     if error.code() in _TOO_LARGE:
         return RecordTooLargeError(text)

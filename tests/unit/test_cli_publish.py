@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.cli.event_lines import EventMaker, read_lines
+from sluicegate.cli.event_lines import read_lines
 from sluicegate.cli.main import build_app, run
 from sluicegate.cli.publish import event_maker, publish
 from sluicegate.errors import ConfigurationError
+from sluicegate.events.making import EventMaker
 from sluicegate.events.models import SupportChat
 from sluicegate.settings import load_settings
 

@@ -1,0 +1,1 @@
+"""What other services import: publishing events and reading results, without Faust and without Redis."""
