@@ -16,6 +16,9 @@ from tests.deploy.rendering import Object
 # The oldest version that docs/deploy.md names; a newer field would be dropped there without a word.
 OLDEST, NEWEST = "1.31", "1.37"
 
+# It reads and parses a megabyte of definitions anew for every object.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
+
 _TEXT = {"type": "string", "minLength": 1}
 _COUNT = {"type": "integer", "minimum": 0}
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
