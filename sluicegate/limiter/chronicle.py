@@ -92,7 +92,7 @@ class Chronicle:
         self._show_in_force()
 
     def _show_in_force(self) -> None:
-        """Show the limits, configured or told; one that is not there has no figure, since 0 would stop all."""
+        """Show the limits, configured or told; one that is not there has no figure, for 0 is a limit."""
         gauge = self._metrics.limiter_in_force
         for dimension, limit in zip(MINUTE_DIMENSIONS, self._limits, strict=True):
             if limit > 0:

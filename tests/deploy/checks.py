@@ -24,7 +24,7 @@ def faults(objects: Sequence[Object]) -> list[str]:
 
     A check that cannot even read what a mutant left of an object has found a fault, too.
     """
-    found = []
+    found: list[str] = []
     for check in CHECKS:
         try:
             found += check(objects)

@@ -137,10 +137,11 @@ def _trigger(trigger: Mapping[str, Any], settings: Settings, stream: str, namesp
 
 def _kafka(trigger: Mapping[str, Any], settings: Settings, stream: str) -> Iterator[str]:
     own, metadata = stream_topics(settings, stream), trigger["metadata"]
+    topics = {"lag_input": own.input, "lag_due": own.due}
     wanted = {
         "bootstrapServers": settings.kafka.bootstrap_servers,
         "consumerGroup": own.group,
-        "topic": {"lag_input": own.input, "lag_due": own.due}.get(trigger.get("name", ""), "a topic"),
+        "topic": topics.get(str(trigger.get("name")), "a topic of its own"),
         "lagThreshold": str(settings.stream(stream).max_running),
         "offsetResetPolicy": "earliest",  # as the worker's consumer
     }
@@ -180,7 +181,7 @@ def exported_series() -> Mapping[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for metric in vars(Metrics()).values():
         if isinstance(metric, MetricWrapperBase):
-            for suffix in suffixes[metric._type]:
+            for suffix in suffixes[str(metric._type)]:
                 found[metric._name + suffix] = frozenset(metric._labelnames)
     return found
 

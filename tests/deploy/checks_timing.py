@@ -62,7 +62,7 @@ def exchanging(objects: Sequence[Object]) -> Iterator[str]:
         spec, session_s = workload["spec"], settings_of(objects, workload).kafka.session_timeout_s
         if workload["kind"] == "Deployment":
             if spec.get("minReadySeconds", 0) < session_s:
-                yield f"{title(workload)}: the next pod goes before the session timeout shows the last one's health"
+                yield f"{title(workload)}: the next pod goes before the group has settled"
             longest_s = (
                 pod_spec(workload)["terminationGracePeriodSeconds"]
                 + _patience_s(container(workload)["startupProbe"])
@@ -80,7 +80,7 @@ def exchanging(objects: Sequence[Object]) -> Iterator[str]:
             + _START_S
         )
         if session_s < away_s:
-            yield f"{title(workload)} is away for up to {away_s:g} s, and its place is kept for {session_s:g} s"
+            yield f"{title(workload)} is away for {away_s:g} s, its place is kept for {session_s:g} s"
 
 
 def _patience_s(probe: dict[str, int]) -> int:

@@ -222,7 +222,7 @@ CHECKS = (grammar, hardening, starting, commands, settings, ports, stopping, kee
 
 def faults(compose: Compose) -> list[str]:
     """Return what is wrong, each as a sentence; a check that cannot read the file has found a fault, too."""
-    found = []
+    found: list[str] = []
     for check in CHECKS:
         try:
             found += check(compose)

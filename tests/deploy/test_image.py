@@ -1,4 +1,4 @@
-"""The Dockerfile, without Docker: what it copies is there, what it installs is locked, what it runs is ours."""
+"""The Dockerfile, without Docker: what it copies is there, what it installs is locked, it runs us."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def test_what_is_copied_is_in_the_build_context_and_nothing_else_is() -> None:
         for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ]
-    copied = {
-        source for line in instructions("COPY") if "--from" not in line for source in line.split()[:-1]
-    }
+    copied = {source for line in instructions("COPY") if "--from" not in line for source in line.split()[:-1]}
     assert first == "*"
     assert {entry.removeprefix("!") for entry in allowed if entry.startswith("!")} == copied
     assert [source for source in sorted(copied) if not (ROOT / source).exists()] == []

@@ -1,4 +1,4 @@
-"""The variables of the Kafka image, without the image: its own start-up class and its own broker read them."""
+"""The variables of the Kafka image, without the image: its own start-up class and broker read them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.topic_check import create_missing, differences
 from sluicegate.settings import load_settings
+from tests.deploy.manifests import environment
 from tests.deploy.rendering import ROOT
 from tests.fixtures.kafka_jars import KafkaJarsUnavailableError, _free_port, jars
 from tests.waiting import wait_until_sync
@@ -35,7 +36,7 @@ def of_overlay() -> Mapping[str, str]:
     """The variables of the development cluster's Kafka."""
     documents = yaml.safe_load_all((ROOT / "k8s/overlays/dev/kafka.yaml").read_text(encoding="utf-8"))
     deployment = next(one for one in documents if one["kind"] == "Deployment")
-    return {one["name"]: one["value"] for one in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    return environment(deployment)
 
 
 def configured(variables: Mapping[str, str], folder: Path) -> tuple[Path, int]:
@@ -132,5 +133,3 @@ def _answers(admin: AdminClient) -> bool:
         return bool(admin.list_topics(timeout=1).brokers)
     except KafkaException:
         return False
-
-
