@@ -44,6 +44,7 @@ bench: install ## print the figures of the docs
 
 lock: ## compile the locked requirements anew
 	$(COMPILE) pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) requirements/build.in -o requirements/build.lock
 	$(COMPILE) pyproject.toml --group dev requirements/build.in -o $(LOCK)
 
 clean: ## remove the virtual environment and caches

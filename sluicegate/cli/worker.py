@@ -272,6 +272,7 @@ class _Composition:
             rebalance_timeout_s=max(2 * _REVOKE_TIMEOUT_S + 10, self.settings.worker.drain_s),
             publish_timeout_s=_REVOKE_TIMEOUT_S,
             max_request_bytes=input_message_bytes(self.own) + _HEADROOM_BYTES,
+            instance_id=self.settings.kafka.instance_id,
         )
         self.app = build_app(plan, self.intake)
         register_agents(self.app, plan, self.intake.take)

@@ -34,6 +34,7 @@ class Chronicle:
             reason: metrics.limiter_circuit_open.labels(scope, reason) for reason in CIRCUIT_REASONS.values()
         }
         self._limits = quota.per_minute
+        self._show_in_force()
         self._circuit: str | None = None
         self._was_blocked = False
         self._generation = 0
@@ -88,6 +89,16 @@ class Chronicle:
                     now=now,
                 )
         self._limits = limits
+        self._show_in_force()
+
+    def _show_in_force(self) -> None:
+        """Show the limits, configured or told; one that is not there has no figure, for 0 is a limit."""
+        gauge = self._metrics.limiter_in_force
+        for dimension, limit in zip(MINUTE_DIMENSIONS, self._limits, strict=True):
+            if limit > 0:
+                gauge.labels(self._scope, dimension.value).set(limit)
+            else:
+                gauge.remove(self._scope, dimension.value)
 
     def _tell_circuit(self, reason: str | None) -> None:
         for name, gauge in self._circuits.items():

@@ -66,6 +66,11 @@ class KafkaSettings(_Section):
     session_timeout_s: PositiveSeconds = Field(
         default=6.0, description="seconds without a heartbeat after which a member's partitions move on"
     )
+    instance_id: str | None = Field(
+        default=None,
+        description="this worker's own lasting name in its group: back within session_timeout_s it gets its "
+        "partitions again and the others notice nothing; by default none",
+    )
 
     @field_validator("bootstrap_servers")
     @classmethod
@@ -79,6 +84,11 @@ class KafkaSettings(_Section):
     @classmethod
     def _group(cls, value: str) -> str:
         return _checked_topic_name(value)
+
+    @field_validator("instance_id")
+    @classmethod
+    def _instance_id(cls, value: str | None) -> str | None:
+        return value if value is None else _checked_topic_name(value)  # Kafka's rule for both is one
 
 
 class TopicsSettings(_Section):

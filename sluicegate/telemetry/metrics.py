@@ -38,6 +38,9 @@ class Metrics:
         self.limiter_limit = self._gauge(
             "limiter_limit_per_minute", "Limits that headers changed, as followed", "scope", "dimension"
         )
+        self.limiter_in_force = self._gauge(
+            "limiter_in_force_per_minute", "Limits that calls are booked on", "scope", "dimension"
+        )
         self.limiter_safe_factor = self._gauge(
             "limiter_safe_factor", "Part of the limit that is used: below 1 after 429s", "scope"
         )

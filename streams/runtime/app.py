@@ -22,7 +22,10 @@ _MAX_FETCH_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppPlan:
-    """What an app needs to know of the configuration. `max_request_bytes` bounds one produced record."""
+    """What an app needs to know of the configuration. `max_request_bytes` bounds one produced record.
+
+    `instance_id` makes the worker a static member of its group; None is an ordinary one.
+    """
 
     bootstrap_servers: str
     group: str
@@ -32,6 +35,7 @@ class AppPlan:
     rebalance_timeout_s: float
     publish_timeout_s: float
     max_request_bytes: int
+    instance_id: str | None = None
 
 
 class TrackingTransport(driver.Transport):
@@ -46,6 +50,7 @@ class StreamApp(faust.App):
 
     gate: Gate
     publish_timeout_s: float
+    instance_id: str | None
 
     def _new_transport(self) -> Any:
         return TrackingTransport(self.conf.broker_consumer, self)
@@ -101,6 +106,7 @@ def build_app(plan: AppPlan, gate: Gate) -> StreamApp:
     )
     app.gate = gate
     app.publish_timeout_s = plan.publish_timeout_s
+    app.instance_id = plan.instance_id
     return app
 
 

@@ -17,6 +17,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from sluicegate.delivery.offsets import Commit
+from sluicegate.errors import BrokerError
 from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Committed
 
@@ -49,6 +50,12 @@ class Batch:
     positions: Mapping[TP, int]
 
 
+class StaticMember(Protocol):
+    """What the thread asks of its app; None is an ordinary member."""
+
+    instance_id: str | None
+
+
 class FatalListener(Protocol):
     """Who has to know what the thread cannot go on with; it lives in the main thread."""
 
@@ -68,6 +75,7 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
+            group_instance_id=self._instance_id,
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
             # Range keeps input/p and due/p on one member; sticky and round-robin do not.
             partition_assignment_strategy=[RangePartitionAssignor],
@@ -86,6 +94,10 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
 
+    @property
+    def _instance_id(self) -> str | None:
+        return cast(StaticMember, self.app).instance_id
+
     async def on_start(self) -> None:
         """Start the consumer and watch its coordinator."""
         while not self.should_stop:
@@ -103,6 +115,8 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         coordinator._do_heartbeat = self._watched(coordinator._do_heartbeat)
         coordinator._client.coordinator_lookup = self._seeking(coordinator._client.coordinator_lookup)
         coordinator._push_error_to_user = self._on_coordinator_error
+        if self._instance_id is not None:
+            coordinator.reset_generation = self._fenced(coordinator, coordinator.reset_generation)
         coordinator._coordination_task.add_done_callback(self._on_coordination_ended)
 
     def _seeking(self, lookup: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -121,6 +135,26 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             return alive
 
         return beat
+
+    def _fenced(self, coordinator: Any, reset: Callable[[], None]) -> Callable[[], None]:
+        """Stop a static member that lost its place, instead of letting it join again.
+
+        aiokafka's heartbeats carry no instance id, so one whose id was taken over is only told that it is
+        unknown. Joining anew it would throw out its successor, which would do the same, for ever.
+        """
+
+        def lost() -> None:
+            if coordinator.generation > 0 and not coordinator._closing.done():
+                coordinator._closing.set_result(None)
+                self._stop_worker(
+                    BrokerError(
+                        f"the group has no member {self._instance_id} of ours any more: another process took "
+                        "[kafka] instance_id over, or no heartbeat came through for session_timeout_s"
+                    )
+                )
+            reset()
+
+        return lost
 
     async def _on_coordinator_error(self, error: BaseException) -> None:
         """Replace aiokafka's answer, which parks until a poll that Faust never makes.

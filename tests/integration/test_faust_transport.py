@@ -6,18 +6,20 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from faust.types import Message
 
 from sluicegate.delivery.done_map import DoneMap, decode
+from sluicegate.errors import BrokerError
 from sluicegate.records import OutgoingRecord
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackedMessage, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.producer import FaustPublisher
-from tests.fixtures.kafka import MakeTopics
+from tests.fixtures.kafka import MakeTopics, create_real_topics
 from tests.waiting import wait_until
 
 PARTITIONS = 6
@@ -254,3 +256,28 @@ async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan
         await wait_until(lambda: len(gate.taken) == 1, timeout_s=START_S)
     [message] = gate.taken
     assert (message.topic, message.partition, message.value) == (plan.due_topic, 4, b"v")
+
+
+@pytest.mark.real_kafka
+async def test_a_static_member_comes_back_unnoticed_and_yields_to_its_successor(
+    real_kafka: str, prefix: str
+) -> None:
+    """With a lasting name a restart moves no partition; of two with one name the older one gives up."""
+    plan = replace(plan_for(real_kafka, prefix), session_timeout_s=20.0)
+    create_real_topics(real_kafka, {plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
+    first, neighbour = replace(plan, instance_id="worker-0"), replace(plan, instance_id="worker-1")
+    async with running(neighbour, OpenGate()) as other:
+        async with running(first, OpenGate()) as one:
+            await wait_until(
+                lambda: len(assigned(one)) == len(assigned(other)) == PARTITIONS, timeout_s=START_S
+            )
+            before, undisturbed = assigned(one), consumer_of(other).current_assignment
+        gates = [OpenGate(), OpenGate()]
+        async with running(first, gates[0]) as again:
+            await wait_until(lambda: assigned(again) == before, timeout_s=START_S)
+            async with running(first, gates[1]) as successor:
+                await wait_until(lambda: assigned(successor) == before, timeout_s=START_S)
+                await wait_until(lambda: bool(gates[0].fatal), timeout_s=START_S, what="the older gives up")
+                assert isinstance(gates[0].fatal[0], BrokerError)
+                assert gates[1].fatal == []
+        assert consumer_of(other).current_assignment is undisturbed
