@@ -160,4 +160,5 @@ def _last_headers(delivered: Delivered, death: Death, now_ms: int) -> RetryHeade
         http_status=death.http_status,
         replay_id=before.replay_id if before is not None else None,
         replay_count=before.replay_count if before is not None else 0,
+        replay_source=before.replay_source if before is not None else None,
     )

@@ -7,7 +7,7 @@ topic in the same partition number: on an input record they are whatever its pub
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sluicegate.clock import Clock
 from sluicegate.errors import BadEventError, BadEventReason
@@ -16,7 +16,7 @@ from sluicegate.events.models import Event
 from sluicegate.processing.decoding import Decoded, EventDecoder, Undecodable
 from sluicegate.records import Record
 from sluicegate.retry.decisions import Progress
-from sluicegate.retry.headers import RetryHeaders, parse_retry_headers
+from sluicegate.retry.headers import ReplaySource, RetryHeaders, parse_retry_headers
 from sluicegate.state.api import Copy, EventRef
 from sluicegate.telemetry.metrics import Metrics
 
@@ -146,7 +146,7 @@ class DeliveryReader:
                     self._null_keys.inc()
                 return Delivery(
                     record=record,
-                    ref=good.ref,
+                    ref=replace(good.ref, ordered=False) if _is_out_of_order(retry) else good.ref,
                     retry=retry,
                     event_id=good.event_id,
                     envelope=good.envelope,
@@ -162,6 +162,11 @@ class DeliveryReader:
             return None
         self._mended_headers.inc(len(retry.repaired))
         return retry
+
+
+def _is_out_of_order(retry: RetryHeaders | None) -> bool:
+    """Whether the event came back from the DLQ: its followers went on without it long ago."""
+    return retry is not None and retry.replay_source is ReplaySource.DLQ
 
 
 def _bad(record: Record, retry: RetryHeaders | None, bad: Undecodable) -> BadDelivery:

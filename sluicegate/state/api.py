@@ -33,10 +33,15 @@ class EventRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """One record of an event. The input record is `input`, hop 0, and replaces nothing."""
+    """One record of an event. The input record is `input`, hop 0, and replaces nothing.
+
+    `is_replay` says that an operator's replay sent this very copy: it alone may reopen a dead letter, and a
+    copy made from it may not.
+    """
 
     id: str = INPUT_COPY
     replaces: str | None = None
+    is_replay: bool = False
 
     @property
     def hop(self) -> int:
@@ -178,7 +183,7 @@ class Copies(Protocol):
     """Which record of an event counts, and who stands before whom."""
 
     async def take(self, ref: EventRef, copy: Copy) -> Taken:
-        """Decide what to do with a delivered record."""
+        """Decide what to do with a delivered record; a replay's copy reopens the dead letter it replaces."""
 
     async def intend_park(self, ref: EventRef, due_at_ms: int) -> None:
         """Note that a copy due then is about to be published, so that the end's mark outlives it."""

@@ -138,7 +138,9 @@ class FakeState:
         """Decide what to do with a delivered record."""
         self._check()
         row = self._row(ref)
-        if self._is_over(row):
+        if self._may_reopen(row, copy):
+            self._reopen(row)
+        elif self._is_over(row):
             return Taken(verdict=Stale())
         was_lost = False
         if row.live != copy.id:
@@ -305,6 +307,16 @@ class FakeState:
         """A copy that replaces the live one is adopted: its switch may not have come yet."""
         return copy.replaces is not None and row.live == copy.replaces
 
+    def _may_reopen(self, row: Row, copy: Copy) -> bool:
+        """Only a dead letter is reopened, by a replay's copy that comes next after the one that died."""
+        is_dead = row.phase is Phase.DONE and row.kind is EndKind.DEAD_LETTER
+        is_next = row.live is None or (row.live != copy.id and self._adopts(row, copy))
+        return copy.is_replay and is_dead and is_next
+
+    def _reopen(self, row: Row) -> None:
+        """Another life of the event: whoever still works on the last one finds another gen."""
+        row.phase, row.kind, row.end, row.is_cancelled, row.gen = Phase.OPEN, None, None, False, None
+
     def _switch_was_lost(self, row: Row, copy: Copy) -> bool:
         """Redis lost its last second: a later copy exists, so its switch had been written."""
         if row.live is None or self._adopts(row, copy):
@@ -369,14 +381,16 @@ class FakeState:
         return offset if ref.ordered and offset is not None and offset < ref.origin.offset else None
 
     def _mark_dead_letter(self, ref: EventRef, kind: EndKind) -> None:
-        """Remember a key's dead letter until a later event of it has a result."""
-        if not ref.ordered:
-            return
+        """Remember a key's dead letter until a later event of it, or its own replay, has a result."""
         known, offset = self._dead_letter(ref), ref.origin.offset
-        if kind is EndKind.DEAD_LETTER and (known is None or known < offset):
+        if ref.ordered and kind is EndKind.DEAD_LETTER and (known is None or known < offset):
             until_ms = self._now_ms() + self._keeping.history_ms
             self._dead_letters[_place(ref)] = _DeadLetter(offset=offset, expires_at_ms=until_ms)
-        elif kind is EndKind.RESULT and known is not None and known <= offset:
+        elif (
+            kind is EndKind.RESULT
+            and known is not None
+            and (known == offset or (ref.ordered and known < offset))
+        ):
             del self._dead_letters[_place(ref)]
 
     def _confirm_open(self, ref: EventRef, row: Row) -> None:

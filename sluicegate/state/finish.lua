@@ -1,6 +1,6 @@
 -- Finish: mark the confirmed end done, close the origin, append to the history, drop a result's steps.
 -- KEYS: 1 row HASH, 2 gate ZSET, 3 gate entries HASH, 4 steps HASH, 5 history LIST,
---       6 dead letter STRING (the origin offset of the key's latest one, until a later event has a result)
+--       6 dead letter STRING (the origin offset of the key's latest one, until a later event or its own replay has a result)
 -- ARGV: 1 run_id of the server (unused), 2 gen, 3 kind as published, 4 origin offset, 5 mark ms, 6 dead letter ms, 7 horizon ms,
 --       8 history ms, 9 most history entries, 10 most history bytes,
 --       11 '1' when ordered, 12... packed history entries, oldest first
@@ -27,11 +27,12 @@ redis.call('ZREM', gate, offset)
 redis.call('HDEL', entries, offset)
 if is_dead then redis.call('PEXPIRE', steps, keep_ms) else redis.call('UNLINK', steps) end
 
-if ARGV[11] == '1' then
-  local known = tonumber(redis.call('GET', dead) or '-1')
-  if is_dead and known < tonumber(offset) then
+local is_ordered, mine = ARGV[11] == '1', tonumber(offset)
+if is_ordered or kind == 'result' then
+  local dead_at = tonumber(redis.call('GET', dead) or '-1')
+  if is_ordered and is_dead and dead_at < mine then
     redis.call('SET', dead, offset, 'PX', ARGV[8])
-  elseif kind == 'result' and known >= 0 and known <= tonumber(offset) then
+  elseif kind == 'result' and dead_at >= 0 and (dead_at == mine or (is_ordered and dead_at < mine)) then
     redis.call('DEL', dead)
   end
 end

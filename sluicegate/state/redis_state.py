@@ -80,6 +80,7 @@ class RedisState:
                     *(copy.id, copy.replaces or "", self._new_gen()),
                     *(ref.origin.offset, int(ref.ordered)),
                     *(keeping.open_ms, keeping.horizon_ms, keeping.heal_after_ms),
+                    int(copy.is_replay),
                 ),
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 from sluicegate.records import Headers, Origin
 from sluicegate.retry.headers import (
     RETRY_HEADER_NAMES,
+    ReplaySource,
     RetryHeaders,
     RetrySource,
     next_copy,
     origin_headers,
     parse_dead_letter_headers,
     parse_retry_headers,
+    replay_copy,
     with_retry_headers,
     without_retry_headers,
 )
@@ -40,6 +43,7 @@ TYPICAL = RetryHeaders(
     http_status=429,
     replay_id="r-1",
     replay_count=1,
+    replay_source=ReplaySource.DLQ,
 )
 
 counts = st.integers(0, 10**6)
@@ -66,6 +70,7 @@ sound = st.builds(
     http_status=st.none() | st.integers(100, 599),
     replay_id=st.none() | st.from_regex(r"[A-Za-z0-9._-]{1,128}", fullmatch=True),
     replay_count=counts,
+    replay_source=st.none() | st.sampled_from(ReplaySource),
 )
 names = st.sampled_from(sorted(RETRY_HEADER_NAMES)) | st.text(max_size=12)
 digits = st.text(st.sampled_from("0123456789-+. _e\u0663\uff11\x00"), max_size=40).map(
@@ -228,6 +233,7 @@ def test_the_publishers_clock_is_carried_on_as_it_was() -> None:
         ("retry-http-status", b"999", "http_status", None),
         ("replay-id", b"a b", "replay_id", None),
         ("replay-count", b"x", "replay_count", 0),
+        ("replay-source", b"elsewhere", "replay_source", None),
     ],
 )
 def test_a_damaged_value_becomes_its_default_and_is_reported(
@@ -284,3 +290,34 @@ def test_a_dead_letter_with_an_unreadable_copy_counts_as_the_input_record() -> N
         Copy(),
         ("retry-copy", "retry-due-at-ms"),
     )
+
+
+def test_a_replays_copy_is_known_again_by_its_name() -> None:
+    """The same replay names it alike however often it is sent, and only that very copy is a replay's."""
+    died, counts = Copy(id="2-beef"), Copy(id="5-cafe")
+    copy = replay_copy("r-1", ORIGIN, replaces=counts, died=died)
+    assert copy == replay_copy("r-1", ORIGIN, replaces=counts, died=died)
+    assert copy.id != replay_copy("r-2", ORIGIN, replaces=counts, died=died).id
+    assert copy.id != replay_copy("r-1", replace(ORIGIN, offset=42), replaces=counts, died=died).id
+    assert (copy.hop, copy.replaces, copy.is_replay) == (6, "5-cafe", True)
+    sent = parse(with_retry_headers((), replace(TYPICAL, copy=copy)))
+    assert sent is not None
+    assert sent.copy == copy
+    assert replay_copy("r-1", ORIGIN, replaces=Copy(), died=died).hop == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"replay_id": "r-2"},
+        {"replay_id": None},
+        {"copy": Copy(id="6-feed")},
+        {"origin": replace(ORIGIN, offset=42)},
+    ],
+)
+def test_a_copy_made_from_a_replays_copy_is_not_the_replays(change: dict[str, Any]) -> None:
+    """A copy parked later keeps the replay's id, and may not reopen what ended since."""
+    copy = replay_copy("r-1", ORIGIN, replaces=Copy(), died=Copy())
+    sent = parse(with_retry_headers((), replace(replace(TYPICAL, copy=copy), **change)))
+    assert sent is not None
+    assert not sent.copy.is_replay
