@@ -95,10 +95,13 @@ class Replay:
     def run(self, planned: Planned, *, rate_per_s: float, progress: Callable[[int], None]) -> Counter[str]:
         """Send what was planned at this rate and return what came of the whole replay, by SENT and LeftOut.
 
-        `progress` hears how many more were sent. Raises PublishError when the broker does not take a copy,
-        BrokerError and StateUnavailableError: then the same command goes on where this run stopped.
+        A plan that sends nothing leaves no trace. `progress` hears how many more were sent. Raises
+        PublishError when the broker does not take a copy, BrokerError and StateUnavailableError: then the
+        same command goes on where this run stopped.
         """
         plan = planned.plan
+        if planned.resumes is None and not plan.sends:
+            return Counter({why.value: count for why, count in plan.left_out.items()})
         group, servers = self._group(plan.replay_id), self._settings.kafka.bootstrap_servers
         with (
             ConfluentPublisher(servers, client_id=_CLIENT_ID) as publisher,

@@ -27,7 +27,7 @@ from consumers.replay.replay import Planned, Replay, ReplayPorts
 from consumers.replay.sending import Ask
 from sluicegate.cli.configuration import command_settings
 from sluicegate.cli.replay_view import as_json, show_outcome, show_plan
-from sluicegate.errors import ConfigurationError
+from sluicegate.errors import SluicegateError
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.llm.prices import price_of
 from sluicegate.processing.decoding import EventDecoder
@@ -40,6 +40,7 @@ from sluicegate.state.redis_state import RedisState
 from sluicegate.topics import stream_topics
 
 _REDIS_TIMEOUT_S = 10.0
+_UNFINISHED = "the replay is not finished: the same command goes on where this one stopped\n"
 
 
 def _is_time(type_: Any, value: str | None) -> None:
@@ -144,7 +145,14 @@ def replay(
             return 0
         if not json:
             show_plan(Console(stderr=True), planned, need, rate_per_s)
-        tally = _run(replay, planned, rate_per_s)
+        try:
+            tally = _run(replay, planned, rate_per_s)
+        except KeyboardInterrupt:
+            sys.stderr.write(_UNFINISHED)
+            return 1
+        except SluicegateError:
+            sys.stderr.write(_UNFINISHED)
+            raise
     if json:
         _write(as_json(planned, need, rate_per_s, tally))
     else:
@@ -188,16 +196,12 @@ def _need(settings: Settings, planned: Planned) -> Estimate:
 
 
 def _run(replay: Replay, planned: Planned, rate_per_s: float) -> dict[str, int]:
-    """Send, with a bar on stderr. Ctrl-C leaves a replay that the same command goes on with."""
+    """Send, with a bar on stderr."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("sending back", total=len(planned.plan.sends))
-        try:
-            return dict(
-                replay.run(planned, rate_per_s=rate_per_s, progress=lambda sent: bar.advance(task, sent))
-            )
-        except KeyboardInterrupt:
-            raise ConfigurationError("interrupted: the same command goes on where this one stopped") from None
+        done = replay.run(planned, rate_per_s=rate_per_s, progress=lambda sent: bar.advance(task, sent))
+        return dict(done)
 
 
 @contextlib.contextmanager

@@ -319,6 +319,10 @@ class Deployment:
             f"{self.provider_url}/faults", json=dict(fault), timeout=20, trust_env=False
         ).raise_for_status()
 
+    def mend_provider(self) -> None:
+        """Let the simulator behave again."""
+        httpx.delete(f"{self.provider_url}/faults", timeout=20, trust_env=False).raise_for_status()
+
 
 def origin(end: Seen) -> str:
     """Return which input record an end belongs to, by its headers."""
