@@ -17,6 +17,7 @@ from consumers.replay.filters import Filters
 from consumers.replay.plan import SENT, Command
 from consumers.replay.ranges import RangeReader
 from consumers.replay.replay import Planned, Replay, ReplayPorts
+from sluicegate.errors import ConfigurationError
 from sluicegate.events.models import SupportChat
 from sluicegate.kafka.admin import KafkaAdmin, Partition
 from sluicegate.kafka.publisher import ConfluentPublisher
@@ -29,9 +30,9 @@ from sluicegate.retry.headers import (
     with_retry_headers,
 )
 from sluicegate.settings import Settings, load_settings
-from sluicegate.state.api import Copy, End, EndKind, EventRef, Run, Standing
+from sluicegate.state.api import Copy, End, EndKind, EventRef, Run, Stale, Standing
 from sluicegate.state.fake_state import FakeState
-from sluicegate.topics import audit_topic, stream_topics
+from sluicegate.topics import audit_topic, relay_group, stream_topics
 from tests.contract.state_stands import counted_ids
 from tests.fixtures.kafka import MakeTopics
 
@@ -257,15 +258,14 @@ def test_a_run_sends_each_dead_letter_to_its_origins_partition_of_due_and_tells_
     assert again.plan.left_out == {LeftOut.ANSWERED: 1}
 
 
-@pytest.mark.parametrize("survives", [1, 3])
 def test_a_killed_run_is_gone_on_with_and_nothing_is_left_out_or_answered_twice(
-    stand: ReplayStand, survives: int
+    stand: ReplayStand,
 ) -> None:
     """The same command takes the same snapshot up; what died meanwhile waits for the next replay."""
     stand.die(*range(40), reason="server-error")
     killed = stand.replay(reasons=("server-error",))
     first = killed.plan()
-    stand.dies_after = survives
+    stand.dies_after = 3
     with pytest.raises(KilledError):
         killed.run(first, rate_per_s=20, progress=lambda sent: None)
     stand.dies_after = None
@@ -288,3 +288,87 @@ def test_a_killed_run_is_gone_on_with_and_nothing_is_left_out_or_answered_twice(
     assert following.resumes is None
     assert following.plan.replay_id != first.plan.replay_id
     assert tally == {SENT: 2, LeftOut.ANSWERED: 40}
+
+
+def test_a_plan_changes_nothing_and_lists_what_cannot_be_sent(stand: ReplayStand) -> None:
+    """Every left out record has its reason; poison goes back by the origin that its headers name."""
+    stand.die(0)
+    poison = replace(stand.letter(1, reason="not-json"), value=b"\xff{")
+    raw = OutgoingRecord(
+        topic=stand.topics.dlq, key=None, value=b"raw", headers=(("dlq-reason", b"bad-headers"),), partition=0
+    )
+    stand.store(poison, raw, stand.letter(2, replay_count=2), replace(stand.letter(3), value=None))
+
+    planned = stand.replay().plan()
+
+    assert planned.plan.by_reason == {"attempts-exhausted": 1, "not-json": 1}
+    assert planned.plan.left_out == {LeftOut.NO_ORIGIN: 1, LeftOut.TOO_OFTEN: 1, LeftOut.NO_VALUE: 1}
+    assert stand.records(stand.topics.due) == []
+    assert stand.audit() == []
+    assert asyncio.run(stand.state.standings([stand.ref(1)])) == (None,)
+
+
+def test_what_is_parked_is_sent_ahead_of_its_due_time_and_keeps_its_place(stand: ReplayStand) -> None:
+    """Only what still waits: neither what the relay released nor what was parked again since."""
+    for offset in (0, 2, 4):
+        park(stand, offset, Copy(id=f"1-a{offset}", replaces="input"))
+    park(stand, 2, Copy(id="2-b2", replaces="1-a2"))
+    tier = Partition(topic=stand.topics.tiers[0], number=0)
+    with RangeReader(stand.kafka, group=relay_group(stand.settings), session_timeout_s=6) as relay:
+        relay.commit({tier: (1, Counter())})  # the first record of the tier, event 0, was released
+
+    planned, tally = stand.run(source=ReplaySource.RETRY)
+
+    assert planned.plan.left_out == {LeftOut.SUPERSEDED: 1}
+    assert tally == {SENT: 2, LeftOut.SUPERSEDED: 1}
+    sent = {retry.origin.offset: retry for _, retry in stand.sent()}
+    assert {offset: retry.copy.replaces for offset, retry in sent.items()} == {2: "2-b2", 4: "1-a4"}
+    assert {retry.replay_source for retry in sent.values()} == {ReplaySource.RETRY}
+    assert stand.work() == {2: 1, 4: 1}
+    # The relay releases the old records all the same: nobody answers them again.
+    released = Copy(id="1-a4", replaces="input")
+    assert isinstance(asyncio.run(stand.state.take(stand.ref(4), released)).verdict, Stale)
+
+
+def test_an_unfinished_replay_is_taken_up_by_its_name_or_left_for_a_new_one(stand: ReplayStand) -> None:
+    """`--id` brings its own filters; `--new` starts afresh, and what was sent before is not sent again."""
+    stand.die(*range(12))
+    killed = stand.replay(reasons=("attempts-exhausted",))
+    first = killed.plan()
+    stand.dies_after = 2
+    with pytest.raises(KilledError):
+        killed.run(first, rate_per_s=8, progress=lambda sent: None)
+    stand.dies_after = None
+    assert stand.work() == Counter({retry.origin.offset: 1 for _, retry in stand.sent()})
+    sent = len(stand.sent())
+
+    named = stand.replay().plan(name=first.plan.replay_id)
+    assert named.plan.command.filters == Filters(reasons=("attempts-exhausted",))
+    assert (len(named.plan.sends), named.plan.already_sent) == (12 - sent, sent)
+    assert stand.replay().plan().resumes is None  # other words
+    with pytest.raises(ConfigurationError, match="no replay"):
+        stand.replay().plan(name="nonsense")
+
+    afresh = stand.replay(reasons=("attempts-exhausted",))
+    again = afresh.plan(afresh=True)
+    assert (again.resumes, len(again.plan.sends)) == (None, 12 - sent)
+    tally = afresh.run(again, rate_per_s=FAST, progress=lambda sent: None)
+    assert tally[SENT] == 12
+    stand.work()
+    assert len(stand.sent()) == 12
+    with pytest.raises(ConfigurationError, match="has ended"):
+        stand.replay().plan(name=first.plan.replay_id)
+
+
+def park(stand: ReplayStand, offset: int, copy: Copy) -> None:
+    """Let a worker park an event as this copy, in the first tier."""
+
+    async def work() -> None:
+        old = Copy(id=copy.replaces or "input")
+        verdict = (await stand.state.take(stand.ref(offset), old)).verdict
+        assert isinstance(verdict, Run), verdict
+        await stand.state.park(stand.ref(offset), old, copy, verdict.gen, NOW_MS + 60_000)
+
+    letter = stand.letter(offset, copy=copy, tier=1, due_at_ms=NOW_MS + 60_000, reason="rate-limited")
+    stand.store(replace(letter, topic=stand.topics.tiers[0]))
+    asyncio.run(work())

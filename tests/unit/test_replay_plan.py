@@ -216,6 +216,15 @@ def test_a_dead_letter_is_sent_unless_its_event_lives_or_was_answered(
         assert decision.copy.replaces == (found.live if found is not None and found.live else "input")
 
 
+def test_a_dead_letter_of_a_later_copy_than_redis_remembers_is_sent() -> None:
+    """Redis came back without its last second: the copy that counts there was acked, and nobody comes."""
+    died = candidate(letter(1, copy=Copy(id="2-b")))
+    found = standing(live="1-a", **OPEN)
+    decision = decide(died, found, OWN_ID, ReplaySource.DLQ)
+    assert isinstance(decision, Send)
+    assert (decision.copy.replaces, decision.copy.hop) == ("1-a", 3)
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [

@@ -275,6 +275,8 @@ def test_a_replay_killed_anywhere_sends_everything_and_nothing_is_answered_twice
     tally: Counter[str] = sum((tally for _, tally in kafka.committed.values()), Counter())
     assert sum(tally.values()) == len(expected.entries)
     assert tally[LeftOut.TOO_LARGE] == len(too_large)
+    handled = {place: offset for place, (offset, _) in kafka.committed.items()}
+    assert planned(letters, state, handled=handled, snapshot=snapshot).entries == {}
     # Sent but answered before its place was committed, it counts as sent, too.
     assert tally[SENT] == len(wanted - too_large)
 
