@@ -8,7 +8,7 @@ ever deleted or committed in anybody else's group.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from consumers.replay.audit import Ended, History, Started, audit_record, read_audit
@@ -17,7 +17,7 @@ from consumers.replay.filters import Matcher
 from consumers.replay.plan import Command, Plan, Planner, Snapshot, replay_id
 from consumers.replay.ranges import RangeReader, tally_of
 from consumers.replay.sending import Ask, Progress, Sender, SendPorts, place_of
-from sluicegate.delivery.done_map import decode
+from sluicegate.delivery.done_map import DoneMap, decode
 from sluicegate.errors import ConfigurationError
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
 from sluicegate.kafka.publisher import ConfluentPublisher
@@ -53,7 +53,7 @@ class _Released:
     """Offsets of a tier's partition that are not parked any more: all of `below`, and those named."""
 
     below: int = 0
-    above: Container[int] = ()
+    above: DoneMap | frozenset[int] = frozenset()
 
 
 class Replay:

@@ -295,5 +295,5 @@ async def _check_against_take(past: list[str], data: st.DataObject) -> None:
         taken = await state.take(replace(ref, ordered=False), decision.copy)
         assert not isinstance(taken.verdict, Stale), (past, found, decision)
     elif decision is LeftOut.ANSWERED:
-        sent = replace(SENT_BEFORE.copy, replaces=found.live if found is not None else None)
+        sent = replace(Copy(id="9-late", is_replay=True), replaces=found.live if found is not None else None)
         assert isinstance((await state.take(ref, sent)).verdict, Stale)
