@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import orjson
 from cyclopts import Parameter, validators
@@ -40,6 +40,7 @@ from sluicegate.state.redis_state import RedisState
 from sluicegate.topics import stream_topics
 
 _REDIS_TIMEOUT_S = 10.0
+_PIPE_WIDTH = 160
 _UNFINISHED = "the replay is not finished: the same command goes on where this one stopped\n"
 
 
@@ -144,7 +145,7 @@ def replay(
             _print(json, planned, need, rate_per_s)
             return 0
         if not json:
-            show_plan(Console(stderr=True), planned, need, rate_per_s)
+            show_plan(_console(sys.stderr), planned, need, rate_per_s)
         try:
             tally = _run(replay, planned, rate_per_s)
         except KeyboardInterrupt:
@@ -156,7 +157,7 @@ def replay(
     if json:
         _write(as_json(planned, need, rate_per_s, tally))
     else:
-        show_outcome(Console(), planned, tally)
+        show_outcome(_console(sys.stdout), planned, tally)
     return 0
 
 
@@ -237,7 +238,11 @@ def _print(json: bool, planned: Planned, need: Estimate, rate_per_s: float) -> N
     if json:
         _write(as_json(planned, need, rate_per_s, None))
     else:
-        show_plan(Console(), planned, need, rate_per_s)
+        show_plan(_console(sys.stdout), planned, need, rate_per_s)
+
+
+def _console(stream: TextIO) -> Console:
+    return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 def _write(told: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ class Row:
     kind: EndKind | None = None
     due_at_ms: int = 0
     is_cancelled: bool = False
+    has_died: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +221,9 @@ class FakeState:
         self._append(ref, end.history)
         now, steps = self._now_ms(), self._steps.get((_key(ref), ref.identity))
         is_dead = kind is EndKind.DEAD_LETTER
-        mark_ms = self._keeping.dead_letter_ms if is_dead else self._keeping.mark_ms
+        # The letter of an earlier life lies in the DLQ, and whoever replays it must see what became of it.
+        has_letter = is_dead or row.has_died
+        mark_ms = self._keeping.dead_letter_ms if has_letter else self._keeping.mark_ms
         due_ms = row.due_at_ms + self._keeping.horizon_ms if row.due_at_ms else 0
         row.expires_at_ms = max(now + mark_ms, due_ms)
         if steps is not None and is_dead:
@@ -316,6 +319,7 @@ class FakeState:
     def _reopen(self, row: Row) -> None:
         """Another life of the event: whoever still works on the last one finds another gen."""
         row.phase, row.kind, row.end, row.is_cancelled, row.gen = Phase.OPEN, None, None, False, None
+        row.has_died = True
 
     def _switch_was_lost(self, row: Row, copy: Copy) -> bool:
         """Redis lost its last second: a later copy exists, so its switch had been written."""

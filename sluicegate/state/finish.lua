@@ -6,7 +6,7 @@
 --       11 '1' when ordered, 12... packed history entries, oldest first
 -- Reply: 'done' | 'already-done' | 'take-again'
 local row, gate, entries, steps, history, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local found = redis.call('HMGET', row, 'v', 'gen', 'state', 'due_at_ms')
+local found = redis.call('HMGET', row, 'v', 'gen', 'state', 'due_at_ms', 'has_died')
 if found[1] and found[1] ~= '1' then return redis.error_reply('LAYOUT the row has an unknown version') end
 if found[2] and found[2] ~= ARGV[2] then return 'take-again' end
 if found[3] == 'done' then return 'already-done' end
@@ -18,10 +18,12 @@ local is_dead = kind == 'dead-letter'
 redis.call('HSET', row, 'v', '1', 'gen', ARGV[2], 'state', 'done', 'kind', kind)
 redis.call('HDEL', row, 'end', 'cancel')
 local keep_ms = tonumber(is_dead and ARGV[6] or ARGV[5])
+-- The letter of an earlier life lies in the DLQ, and whoever replays it must see what became of the event.
+local mark_ms = found[5] and math.max(keep_ms, tonumber(ARGV[6])) or keep_ms
 -- A copy of an event that was ever parked can turn up until its due time plus the horizon.
 local known = tonumber(found[4] or '0')
 local copy_ms = known > 0 and known + tonumber(ARGV[7]) - now or 0
-redis.call('PEXPIRE', row, math.max(keep_ms, copy_ms, 1))
+redis.call('PEXPIRE', row, math.max(mark_ms, copy_ms, 1))
 
 redis.call('ZREM', gate, offset)
 redis.call('HDEL', entries, offset)

@@ -29,6 +29,7 @@ if state == 'done' then
   if not (ARGV[10] == '1' and found[8] == 'dead-letter' and is_next) then return {'stale'} end
   -- Another life of the event: whoever still works on the last one finds another gen.
   redis.call('HDEL', row, 'state', 'kind', 'end', 'cancel')
+  redis.call('HSET', row, 'has_died', '1')
   state, is_cancelled, gen = false, false, false
 end
 

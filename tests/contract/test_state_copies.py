@@ -556,3 +556,10 @@ async def test_the_result_of_a_replayed_dead_letter_ends_its_mourning(stand: Sta
     later = event(9, ordered=False)
     await end(stand, later, await run_gen(stand, later))
     assert await _dead_predecessor(stand, event(8)) == 7
+
+
+async def test_the_result_of_a_replayed_dead_letter_is_remembered_as_long_as_the_letter(stand: Stand) -> None:
+    """The letter stays in the DLQ: whoever replays it weeks later must see that it was answered."""
+    await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
+    await end(stand, event(5), await run_gen(stand, event(5), REPLAYED))
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx(30 * 24 * HOUR_MS, abs=5000)
