@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from consumers.replay.filters import Facts
 from sluicegate.errors import BadEventReason
-from sluicegate.processing.decoding import Decoded, EventDecoder
+from sluicegate.processing.decoding import Decoded, EventDecoder, Undecodable
 from sluicegate.processing.letters import ORIGINAL_BYTES, original_headers, reason_of
 from sluicegate.records import Headers, Origin, OutgoingRecord, Record
 from sluicegate.retry.headers import (
@@ -91,7 +91,7 @@ class CandidateReader:
         retry = self._retry_headers(record, now_ms)
         origin = retry.origin if retry is not None else record.place
         decoded = self.decoder.decode(record, origin)
-        facts = self._facts(record, retry, decoded.ref.key, decoded)
+        facts = self._facts(record, retry, decoded)
         if (why := self._why_unfit(record, retry)) is not None or retry is None:
             why = why or LeftOut.NO_ORIGIN
             return Unfit(place=record.place, at_ms=record.timestamp_ms, why=why, facts=facts)
@@ -113,7 +113,7 @@ class CandidateReader:
             case ReplaySource.RETRY:
                 return parse_retry_headers(record.headers, now_ms=now_ms, horizon_s=self.horizon_s)
 
-    def _facts(self, record: Record, retry: RetryHeaders | None, key: str, decoded: object) -> Facts:
+    def _facts(self, record: Record, retry: RetryHeaders | None, decoded: Decoded | Undecodable) -> Facts:
         cause = retry.reason if retry is not None else None
         own = reason_of(record.headers) if self.source is ReplaySource.DLQ else None
         reasons = tuple(dict.fromkeys(reason for reason in (own, cause) if reason is not None))
@@ -121,7 +121,7 @@ class CandidateReader:
             at_ms=record.timestamp_ms,
             reasons=reasons or (_UNKNOWN_REASON,),
             http_status=retry.http_status if retry is not None else None,
-            key=key,
+            key=decoded.ref.key,
             tenant=decoded.tenant if isinstance(decoded, Decoded) else None,
             attempt=retry.attempt if retry is not None else 0,
         )

@@ -77,9 +77,7 @@ class Replay:
         """
         counts = self._ports.admin.partition_counts()
         if self._audit not in counts:
-            raise ConfigurationError(
-                f"there is no topic {self._audit}: `sluicegate topics --create` makes it"
-            )
+            raise _no_topic(self._audit)
         resumes = None if afresh else self._to_resume(self._history(counts), name)
         bounds = self._ports.admin.bounds(self._places(counts))
         if resumes is not None:
@@ -126,7 +124,11 @@ class Replay:
                     now_ms=self._ports.now_ms,
                 ),
             )
-            for batch in reader.read(_left(plan, places), batch_records=_BATCH_RECORDS):
+            left = {
+                place: _from(places[place].next_offset, bound)
+                for place, bound in plan.snapshot.bounds.items()
+            }
+            for batch in reader.read(left, batch_records=_BATCH_RECORDS):
                 sender.handle(batch)
             tally: Counter[str] = sum((each.tally for each in places.values()), Counter())
             self._tell(publisher, self._ended(plan, tally))
@@ -143,16 +145,12 @@ class Replay:
         done_before: Counter[str],
     ) -> Plan:
         planner = Planner(self._command, snapshot, name, handled=handled, done_before=done_before)
+        released = self._released(tuple(bounds))
         # From what the snapshot began with to the end of today: what died again since must be known.
         ranges = {
-            place: replace(bound, low=max(bound.low, snapshot.bounds[place].low))
+            place: _from(max(snapshot.bounds[place].low, released[place].below), bound)
             for place, bound in bounds.items()
             if place in snapshot.bounds
-        }
-        released = self._released(tuple(ranges))
-        ranges = {
-            place: replace(bound, low=min(max(bound.low, released[place].below), bound.high))
-            for place, bound in ranges.items()
         }
         with self._reader(self._group(name)) as reader:
             for batch in reader.read(ranges, batch_records=_BATCH_RECORDS):
@@ -267,8 +265,6 @@ def _no_topic(name: str) -> ConfigurationError:
     return ConfigurationError(f"there is no topic {name}: `sluicegate topics --create` makes it")
 
 
-def _left(plan: Plan, places: Mapping[Partition, Progress]) -> Mapping[Partition, Bounds]:
-    return {
-        place: replace(bound, low=min(max(bound.low, places[place].next_offset), bound.high))
-        for place, bound in plan.snapshot.bounds.items()
-    }
+def _from(offset: int, bound: Bounds) -> Bounds:
+    """Return what a partition holds from this offset on."""
+    return replace(bound, low=min(max(bound.low, offset), bound.high))

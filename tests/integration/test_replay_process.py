@@ -75,7 +75,7 @@ def test_a_dlq_that_a_broken_provider_filled_is_answered_once_and_no_step_is_pai
     assert deployment.read(deployment.internal("documents", "due")) == []
     assert deployment.read(f"{deployment.group}.audit") == []
 
-    killed = Command(deployment, "--run", "--rate", "3")
+    killed = Command(deployment, "--run", "--rate", "2")
     due = deployment.internal("documents", "due")
     wait_until_sync(
         lambda: len(deployment.read(due)) >= 4, timeout_s=_TIMEOUT_S, what="the first copies in due"

@@ -129,14 +129,10 @@ def test_an_estimate_counts_chunks_tokens_money_and_the_dimension_that_binds() -
     price = Price(input_dollars_per_million=1.0, output_dollars_per_million=2.0)
     limits = LimitSettings(requests_per_minute=60, tokens_per_minute=60_000)
     found = estimate([400, 10_000], OWN, price, limits)
-    assert found == Estimate(
-        events=2,
-        calls=1 + 4,
-        input_tokens=100 + 2500,
-        output_tokens=5 * 512,
-        dollars=pytest.approx((2600 + 2 * 2560) / 1_000_000),
-        at_quota_s=pytest.approx(5160 / 1000),
-    )
+    assert (found.events, found.calls) == (2, 1 + 4)
+    assert (found.input_tokens, found.output_tokens) == (100 + 2500, 5 * 512)
+    assert found.dollars == pytest.approx((2600 + 2 * 2560) / 1_000_000)
+    assert found.at_quota_s == pytest.approx(5160 / 1000)
     assert found.rate_per_s() == pytest.approx(0.5 * 2 / 5.16)
     assert estimate([400], OWN, None, None).at_quota_s is None
     assert estimate([], OWN, price, limits).rate_per_s() > 0
