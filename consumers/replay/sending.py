@@ -136,6 +136,8 @@ class Sender:
                     stored += 1
                     self._tally(due.record)[SENT] += 1
             self._ports.sent(stored)
+        if not self._moved:
+            return
         moved = {place: self._progress[place] for place in sorted(self._moved)}
         self._ports.commit({place: (each.next_offset, each.tally) for place, each in moved.items()})
         self._moved.clear()

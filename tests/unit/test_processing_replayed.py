@@ -39,7 +39,12 @@ def world_with(*joins: Outcome) -> World:
 
 def document(world: World) -> Record:
     """Return a short document."""
-    told = {"document_id": "d-1", "title": "Notes", "media_type": "text/plain", "text": "On queues."}
+    told: dict[str, object] = {
+        "document_id": "d-1",
+        "title": "Notes",
+        "media_type": "text/plain",
+        "text": "On queues.",
+    }
     return world.record(told, key=b"d-1")
 
 

@@ -188,7 +188,8 @@ class Kafka:
         return outcomes
 
     def commit(self, offsets: Mapping[Partition, tuple[int, Counter[str]]]) -> None:
-        """Keep the places; a kill comes before or after."""
+        """Keep the places; a kill comes before or after. Kafka's client refuses to commit nothing."""
+        assert offsets
         self._die_now_and_then()
         self.committed |= {place: (offset, Counter(tally)) for place, (offset, tally) in offsets.items()}
         self._die_now_and_then()
