@@ -12,16 +12,16 @@ from consumers.replay.candidates import (
     AlreadySent,
     Candidate,
     CandidateReader,
-    Decision,
     LeftOut,
     Send,
+    Unfit,
     outgoing,
 )
 from consumers.replay.plan import SENT, Entry, Plan, decide_again
 from sluicegate.errors import PublishError, RecordTooLargeError
 from sluicegate.kafka.admin import Partition
 from sluicegate.records import OutgoingRecord, Record
-from sluicegate.state.api import EventRef, Standing
+from sluicegate.state.api import Copy, EventRef, Standing
 
 _LARGEST_CHUNK = 200
 _CHUNKS_PER_S = 4
@@ -66,6 +66,7 @@ class _Due:
     record: Record
     candidate: Candidate
     entry: Entry
+    copy: Copy
 
 
 class Sender:
@@ -102,9 +103,8 @@ class Sender:
         for record in batch:
             entry = self._plan.entries.get(record.place)
             if entry is not None:
-                found = self._candidates.read(record, self._ports.now_ms())
-                if isinstance(entry.decision, Send) and isinstance(found, Candidate):
-                    waiting.append(_Due(record=record, candidate=found, entry=entry))
+                if isinstance(entry.decision, Send):
+                    waiting.append(self._due(record, entry, entry.decision))
                 else:
                     self._count(record, entry.decision)
             place = place_of(record)
@@ -114,6 +114,12 @@ class Sender:
                 self._send(waiting)
                 waiting = []
         self._send(waiting)
+
+    def _due(self, record: Record, entry: Entry, send: Send) -> _Due:
+        found = self._candidates.read(record, self._ports.now_ms())
+        if isinstance(found, Unfit):
+            raise AssertionError(f"a record that was planned is unfit now: {found.why}")
+        return _Due(record=record, candidate=found, entry=entry, copy=send.copy)
 
     def _send(self, waiting: Sequence[_Due]) -> None:
         """Send these, then commit everything up to here: none of it is unconfirmed any more."""
@@ -151,14 +157,13 @@ class Sender:
             outgoing(
                 due.record,
                 due.candidate,
-                due.entry.decision.copy,
+                due.copy,
                 replay_id=plan.replay_id,
                 source=plan.command.source,
                 due_topic=self._due_topic,
                 now_ms=now_ms,
             )
             for due in going
-            if isinstance(due.entry.decision, Send)
         ]
 
     def _keep_pace(self, count: int) -> None:
@@ -168,8 +173,8 @@ class Sender:
             self._ports.sleep(self._may_send_at - now)
         self._may_send_at = max(self._may_send_at, now) + count / self._rate_per_s
 
-    def _count(self, record: Record, decision: Decision) -> None:
-        self._tally(record)[SENT if isinstance(decision, AlreadySent | Send) else decision.value] += 1
+    def _count(self, record: Record, decision: AlreadySent | LeftOut) -> None:
+        self._tally(record)[SENT if isinstance(decision, AlreadySent) else decision.value] += 1
 
     def _tally(self, record: Record) -> Counter[str]:
         return self._progress[place_of(record)].tally
