@@ -118,7 +118,7 @@ class Sender:
     def _due(self, record: Record, entry: Entry, send: Send) -> _Due:
         found = self._candidates.read(record, self._ports.now_ms())
         if isinstance(found, Unfit):
-            raise AssertionError(f"a record that was planned is unfit now: {found.why}")
+            raise TypeError(f"a record that was planned is unfit now: {found.why}")
         return _Due(record=record, candidate=found, entry=entry, copy=send.copy)
 
     def _send(self, waiting: Sequence[_Due]) -> None:
