@@ -84,6 +84,11 @@ COMMANDS = (
         example="sluicegate status --watch",
     ),
     Command(
+        name="replay",
+        help="Plan what of the DLQ or of the retry tiers is sent back; with --run, send it.",
+        example="sluicegate replay dlq support-chat --since 2h --reason attempts-exhausted --run",
+    ),
+    Command(
         name="limits",
         help="Show each scope's limits, how much of them is used, and what calls wait for.",
         example="sluicegate limits --watch",

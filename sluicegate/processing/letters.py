@@ -132,6 +132,15 @@ def stub_of(end: End) -> End:
     return replace(end, value=value[:_STUB_VALUE_BYTES], headers=(*kept, *said))
 
 
+def original_headers(headers: Headers, event_id: str) -> Headers:
+    """Return a dead letter's headers without what `dead_letter` added: what its event came with, and retries.
+
+    `event_id` is the event's own: no event causes itself, so that causation is the letter's.
+    """
+    added = (CAUSATION, event_id.encode())
+    return tuple(header for header in headers if header[0] not in _OWN_HEADERS and header != added)
+
+
 def reason_of(headers: Headers) -> str:
     """Return a dead letter's reason, for the metric's label."""
     return next((value.decode("ascii", "replace") for name, value in headers if name == REASON), "unknown")
@@ -160,4 +169,5 @@ def _last_headers(delivered: Delivered, death: Death, now_ms: int) -> RetryHeade
         http_status=death.http_status,
         replay_id=before.replay_id if before is not None else None,
         replay_count=before.replay_count if before is not None else 0,
+        replay_source=before.replay_source if before is not None else None,
     )

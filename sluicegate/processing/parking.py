@@ -89,4 +89,5 @@ def _headers_of_copy(
         http_status=park.http_status,
         replay_id=before.replay_id if before is not None else None,
         replay_count=before.replay_count if before is not None else 0,
+        replay_source=before.replay_source if before is not None else None,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
+from typing import TypeVar
 
 from sluicegate.records import Headers, Origin
 from sluicegate.state.api import INPUT_COPY, Copy
@@ -30,6 +32,7 @@ _REASON = "retry-reason"
 _STATUS = "retry-http-status"
 _REPLAY_ID = "replay-id"
 _REPLAY_COUNT = "replay-count"
+_REPLAY_SOURCE = "replay-source"
 DLQ_REASON = "dlq-reason"
 """Why a record lies in the DLQ; on every dead letter, whoever wrote it."""
 
@@ -52,8 +55,11 @@ RETRY_HEADER_NAMES = frozenset(
         _STATUS,
         _REPLAY_ID,
         _REPLAY_COUNT,
+        _REPLAY_SOURCE,
     }
 )
+
+_Words = TypeVar("_Words", bound=StrEnum)
 
 _MOST_PARTITIONS = 2**31 - 1
 _MOST_OFFSETS = 2**63 - 1
@@ -65,6 +71,7 @@ _TOPIC_NAME = re.compile(rb"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}")
 _COPY_ID = re.compile(rb"input|[1-9][0-9]{0,5}-[A-Za-z0-9]{1,64}")
 _WORD = re.compile(rb"[a-z0-9-]{1,64}")
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_TOKEN_DIGITS = 20
 
 
 class RetrySource(StrEnum):
@@ -74,6 +81,17 @@ class RetrySource(StrEnum):
     BACKOFF = "backoff"
     RESERVATION = "reservation"
     PREDECESSOR = "predecessor"
+
+
+class ReplaySource(StrEnum):
+    """What a replay reads.
+
+    An event that was ever replayed from the DLQ stays `dlq`, through every copy made later: its followers
+    went on without it, so it heeds no order any more.
+    """
+
+    DLQ = "dlq"
+    RETRY = "retry"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +118,7 @@ class RetryHeaders:
     http_status: int | None = None
     replay_id: str | None = None
     replay_count: int = 0
+    replay_source: ReplaySource | None = None
     repaired: tuple[str, ...] = ()
 
 
@@ -111,29 +130,23 @@ def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> R
     Of a duplicated header the last value counts.
     """
     reader = _Reader(headers)
-    topic = reader.text(_ORIGIN_TOPIC, _TOPIC_NAME)
-    partition = reader.number(_ORIGIN_PARTITION, 0, _MOST_PARTITIONS)
-    offset = reader.number(_ORIGIN_OFFSET, 0, _MOST_OFFSETS)
-    copy_id = reader.text(_COPY, _COPY_ID)
-    if topic is None or partition is None or offset is None or copy_id is None or copy_id == INPUT_COPY:
+    origin, copy_id = reader.origin(), reader.text(_COPY, _COPY_ID)
+    if origin is None or copy_id is None or copy_id == INPUT_COPY:
         return None
-    return RetryHeaders(
-        origin=Origin(topic=topic, partition=partition, offset=offset),
-        origin_timestamp_ms=reader.origin_timestamp_ms(now_ms),
-        copy=Copy(id=copy_id, replaces=reader.text(_REPLACES, _COPY_ID)),
-        due_at_ms=reader.due_at_ms(now_ms, horizon_s),
-        attempt=reader.number(_ATTEMPT, 1, _MOST_COUNT) or 1,
-        counted_failures=reader.number(_COUNTED, 0, _MOST_COUNT) or 0,
-        deferrals=reader.number(_DEFERRALS, 0, _MOST_COUNT) or 0,
-        tier=reader.number(_TIER, 1, _MOST_TIERS),
-        first_failed_at_ms=reader.first_failed_at_ms(now_ms),
-        source=reader.source(),
-        reason=reader.text(_REASON, _WORD),
-        http_status=reader.number(_STATUS, 100, 599),
-        replay_id=reader.text(_REPLAY_ID, _ID),
-        replay_count=reader.number(_REPLAY_COUNT, 0, _MOST_COUNT) or 0,
-        repaired=tuple(sorted(reader.repaired)),
-    )
+    return reader.retry_headers(origin, copy_id, now_ms, horizon_s)
+
+
+def parse_dead_letter_headers(headers: Headers, *, now_ms: int) -> RetryHeaders | None:
+    """Read a dead letter's headers; None when it names no origin, so nobody can say what it was.
+
+    Unlike a copy it may have died as the input record itself, which a missing or unreadable copy id means,
+    too. `due_at_ms` is when the worker wrote it. Never raises.
+    """
+    reader = _Reader(headers)
+    origin = reader.origin()
+    if origin is None:
+        return None
+    return reader.retry_headers(origin, reader.text(_COPY, _COPY_ID) or INPUT_COPY, now_ms, horizon_s=0)
 
 
 def with_retry_headers(headers: Headers, retry: RetryHeaders) -> Headers:
@@ -154,6 +167,7 @@ def with_retry_headers(headers: Headers, retry: RetryHeaders) -> Headers:
         _SOURCE: retry.source,
         _REASON: retry.reason,
         _REPLAY_ID: retry.replay_id,
+        _REPLAY_SOURCE: retry.replay_source,
     }
     written = {name: value for name, value in (texts | numbers).items() if value is not None}
     return (
@@ -181,6 +195,20 @@ def origin_headers(origin: Origin, timestamp_ms: int) -> Headers:
 def next_copy(copy: Copy, token: str) -> Copy:
     """Name the copy made from this one. `token` is random letters and digits, at most 64."""
     return Copy(id=f"{copy.hop + 1}-{token}", replaces=copy.id)
+
+
+def replay_copy(replay_id: str, origin: Origin, *, replaces: Copy, died: Copy) -> Copy:
+    """Name the copy that a replay makes: always the same for the same replay and event.
+
+    It replaces the copy that counts, and is later than that and than the one whose record is sent back. The
+    worker derives the token again: so it tells this very copy from those that are made from it.
+    """
+    hop = max(replaces.hop, died.hop) + 1
+    return Copy(id=f"{hop}-{_replay_token(replay_id, origin)}", replaces=replaces.id, is_replay=True)
+
+
+def _replay_token(replay_id: str, origin: Origin) -> str:
+    return sha256(f"{replay_id} {origin}".encode()).hexdigest()[:_TOKEN_DIGITS]
 
 
 class _Reader:
@@ -216,6 +244,37 @@ class _Reader:
             return None
         return number
 
+    def origin(self) -> Origin | None:
+        topic = self.text(_ORIGIN_TOPIC, _TOPIC_NAME)
+        partition = self.number(_ORIGIN_PARTITION, 0, _MOST_PARTITIONS)
+        offset = self.number(_ORIGIN_OFFSET, 0, _MOST_OFFSETS)
+        if topic is None or partition is None or offset is None:
+            return None
+        return Origin(topic=topic, partition=partition, offset=offset)
+
+    def retry_headers(self, origin: Origin, copy_id: str, now_ms: int, horizon_s: float) -> RetryHeaders:
+        replay_id = self.text(_REPLAY_ID, _ID)
+        token = copy_id.partition("-")[2]
+        is_replay = replay_id is not None and token == _replay_token(replay_id, origin)
+        return RetryHeaders(
+            origin=origin,
+            origin_timestamp_ms=self.origin_timestamp_ms(now_ms),
+            copy=Copy(id=copy_id, replaces=self.text(_REPLACES, _COPY_ID), is_replay=is_replay),
+            due_at_ms=self.due_at_ms(now_ms, horizon_s),
+            attempt=self.number(_ATTEMPT, 1, _MOST_COUNT) or 1,
+            counted_failures=self.number(_COUNTED, 0, _MOST_COUNT) or 0,
+            deferrals=self.number(_DEFERRALS, 0, _MOST_COUNT) or 0,
+            tier=self.number(_TIER, 1, _MOST_TIERS),
+            first_failed_at_ms=self.first_failed_at_ms(now_ms),
+            source=self.source(),
+            reason=self.text(_REASON, _WORD),
+            http_status=self.number(_STATUS, 100, 599),
+            replay_id=replay_id,
+            replay_count=self.number(_REPLAY_COUNT, 0, _MOST_COUNT) or 0,
+            replay_source=self.replay_source(),
+            repaired=tuple(sorted(self.repaired)),
+        )
+
     def origin_timestamp_ms(self, now_ms: int) -> int:
         """Unchanged even when it lies ahead: it is the publisher's clock, and only orders events."""
         value = self.number(_ORIGIN_TIMESTAMP, 0, _MOST_MS)
@@ -243,9 +302,15 @@ class _Reader:
         return value
 
     def source(self) -> RetrySource | None:
-        word = self.text(_SOURCE, _WORD)
+        return self._member(_SOURCE, RetrySource)
+
+    def replay_source(self) -> ReplaySource | None:
+        return self._member(_REPLAY_SOURCE, ReplaySource)
+
+    def _member(self, name: str, words: type[_Words]) -> _Words | None:
+        word = self.text(name, _WORD)
         try:
-            return RetrySource(word) if word is not None else None
+            return words(word) if word is not None else None
         except ValueError:
-            self.repaired.add(_SOURCE)
+            self.repaired.add(name)
             return None

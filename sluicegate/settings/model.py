@@ -323,6 +323,14 @@ class RetrySettings(_Section):
         return self
 
 
+class ReplaySettings(_Section):
+    """`[replay]`: what operators may send back."""
+
+    max_replays: int = Field(
+        default=5, ge=1, description="how often one event may be replayed (count); more is refused"
+    )
+
+
 class PriceSettings(_Section):
     """`[prices."PROVIDER/MODEL"]`: what a model costs."""
 
@@ -356,6 +364,7 @@ class Settings(_Section):
     limiter: LimiterSettings = LimiterSettings()
     streams: dict[str, StreamSettings]
     retry: RetrySettings = RetrySettings()
+    replay: ReplaySettings = ReplaySettings()
     prices: dict[str, PriceSettings] = {}
     http: HttpSettings = HttpSettings()
     worker: WorkerSettings = WorkerSettings()

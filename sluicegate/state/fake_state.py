@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.records import Origin
@@ -30,19 +29,13 @@ from sluicegate.state.api import (
     Leased,
     Memo,
     ParkVerdict,
+    Phase,
     Run,
     Stale,
+    Standing,
     Taken,
 )
 from sluicegate.state.keeping import Keeping
-
-
-class Phase(StrEnum):
-    """How far an event's end has come."""
-
-    OPEN = "open"
-    CLAIMED = "claimed"
-    DONE = "done"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +51,7 @@ class Row:
     kind: EndKind | None = None
     due_at_ms: int = 0
     is_cancelled: bool = False
+    has_died: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +96,7 @@ _Key = tuple[str, str]
 
 
 class FakeState:
-    """Copies, Ends, Steps and Histories in memory. `run_id` plays the server's; set it to restart.
+    """Copies, Ends, Steps, Histories and Standings in memory. `run_id` plays the server's; set it to restart.
 
     While `is_available` is false every method raises StateUnavailableError and changes nothing.
     """
@@ -145,7 +139,9 @@ class FakeState:
         """Decide what to do with a delivered record."""
         self._check()
         row = self._row(ref)
-        if self._is_over(row):
+        if self._may_reopen(row, copy):
+            self._reopen(row)
+        elif self._is_over(row):
             return Taken(verdict=Stale())
         was_lost = False
         if row.live != copy.id:
@@ -225,7 +221,9 @@ class FakeState:
         self._append(ref, end.history)
         now, steps = self._now_ms(), self._steps.get((_key(ref), ref.identity))
         is_dead = kind is EndKind.DEAD_LETTER
-        mark_ms = self._keeping.dead_letter_ms if is_dead else self._keeping.mark_ms
+        # The letter of an earlier life lies in the DLQ, and whoever replays it must see what became of it.
+        has_letter = is_dead or row.has_died
+        mark_ms = self._keeping.dead_letter_ms if has_letter else self._keeping.mark_ms
         due_ms = row.due_at_ms + self._keeping.horizon_ms if row.due_at_ms else 0
         row.expires_at_ms = max(now + mark_ms, due_ms)
         if steps is not None and is_dead:
@@ -295,6 +293,13 @@ class FakeState:
             steps.history = tuple(entry for origin, entry in entries if _is_earlier(origin, ref.origin))
         return steps.history
 
+    # --- Standings --------------------------------------------------------------------------------
+
+    async def standings(self, refs: Sequence[EventRef]) -> tuple[Standing | None, ...]:
+        """Return how each event stands, in the order asked; None without a row."""
+        self._check()
+        return tuple(_standing(self.row_of(ref)) for ref in refs)
+
     # --- The rules of design section 7 --------------------------------------------------------------
 
     def _is_over(self, row: Row) -> bool:
@@ -304,6 +309,17 @@ class FakeState:
     def _adopts(self, row: Row, copy: Copy) -> bool:
         """A copy that replaces the live one is adopted: its switch may not have come yet."""
         return copy.replaces is not None and row.live == copy.replaces
+
+    def _may_reopen(self, row: Row, copy: Copy) -> bool:
+        """Only a dead letter is reopened, by a replay's copy that comes next after the one that died."""
+        is_dead = row.phase is Phase.DONE and row.kind is EndKind.DEAD_LETTER
+        is_next = row.live is None or (row.live != copy.id and self._adopts(row, copy))
+        return copy.is_replay and is_dead and is_next
+
+    def _reopen(self, row: Row) -> None:
+        """Another life of the event: whoever still works on the last one finds another gen."""
+        row.phase, row.kind, row.end, row.is_cancelled, row.gen = Phase.OPEN, None, None, False, None
+        row.has_died = True
 
     def _switch_was_lost(self, row: Row, copy: Copy) -> bool:
         """Redis lost its last second: a later copy exists, so its switch had been written."""
@@ -369,14 +385,16 @@ class FakeState:
         return offset if ref.ordered and offset is not None and offset < ref.origin.offset else None
 
     def _mark_dead_letter(self, ref: EventRef, kind: EndKind) -> None:
-        """Remember a key's dead letter until a later event of it has a result."""
-        if not ref.ordered:
-            return
+        """Remember a key's dead letter until a later event of it, or its own replay, has a result."""
         known, offset = self._dead_letter(ref), ref.origin.offset
-        if kind is EndKind.DEAD_LETTER and (known is None or known < offset):
+        if ref.ordered and kind is EndKind.DEAD_LETTER and (known is None or known < offset):
             until_ms = self._now_ms() + self._keeping.history_ms
             self._dead_letters[_place(ref)] = _DeadLetter(offset=offset, expires_at_ms=until_ms)
-        elif kind is EndKind.RESULT and known is not None and known <= offset:
+        elif (
+            kind is EndKind.RESULT
+            and known is not None
+            and (known == offset or (ref.ordered and known < offset))
+        ):
             del self._dead_letters[_place(ref)]
 
     def _confirm_open(self, ref: EventRef, row: Row) -> None:
@@ -421,3 +439,16 @@ def _place(ref: EventRef) -> tuple[_Key, str, int]:
 def _is_earlier(left: Origin, origin: Origin) -> bool:
     """Offsets compare within one partition only; another partition's entries are there, so earlier."""
     return (left.topic, left.partition) != (origin.topic, origin.partition) or left.offset < origin.offset
+
+
+def _standing(row: Row | None) -> Standing | None:
+    if row is None:
+        return None
+    return Standing(
+        live=row.live,
+        gen=row.gen,
+        phase=row.phase,
+        kind=row.kind,
+        is_cancelled=row.is_cancelled,
+        due_at_ms=row.due_at_ms or None,
+    )

@@ -2,7 +2,7 @@
 -- KEYS: 1 row HASH, 2 gate ZSET (member = score = offset), 3 gate entries HASH (offset -> "<due_at_ms> <run_id>"),
 --       4 dead letter STRING (see finish)
 -- ARGV: 1 run_id of the server, 2 copy id, 3 the id it replaces ('' = none), 4 a fresh gen, 5 origin offset,
---       6 '1' when ordered, 7 open keeping ms, 8 horizon ms, 9 heal after ms
+--       6 '1' when ordered, 7 open keeping ms, 8 horizon ms, 9 heal after ms, 10 '1' when a replay sent this copy
 -- Reply: {verdict, gen, switch was lost 0|1, gates healed, ...} with verdict
 --        'stale' | 'run' (..., offset of the key's latest dead letter before it or -1) | 'cancelled' | 'finish' (..., stored end) | 'behind' (..., offset, due_at_ms)
 local row, gate, entries = KEYS[1], KEYS[2], KEYS[3]
@@ -20,11 +20,18 @@ local function hop(id)
   return tonumber(string.match(id, '^(%d+)%-') or '0')
 end
 
-local found = redis.call('HMGET', row, 'v', 'live', 'gen', 'run', 'state', 'due_at_ms', 'cancel')
-local live, gen, state = found[2], found[3], found[5]
+local found = redis.call('HMGET', row, 'v', 'live', 'gen', 'run', 'state', 'due_at_ms', 'cancel', 'kind')
+local live, gen, state, is_cancelled = found[2], found[3], found[5], found[7]
 local due = tonumber(found[6] or '0')
 if found[1] and found[1] ~= '1' then return redis.error_reply('LAYOUT the row has an unknown version') end
-if state == 'done' then return {'stale'} end
+if state == 'done' then
+  local is_next = live ~= mine and (not live or live == replaces)
+  if not (ARGV[10] == '1' and found[8] == 'dead-letter' and is_next) then return {'stale'} end
+  -- Another life of the event: whoever still works on the last one finds another gen.
+  redis.call('HDEL', row, 'state', 'kind', 'end', 'cancel')
+  redis.call('HSET', row, 'has_died', '1')
+  state, is_cancelled, gen = false, false, false
+end
 
 local lost = 0
 if live ~= mine then
@@ -55,7 +62,7 @@ if is_copy and is_gated then
 end
 
 if state == 'claimed' then return {'finish', gen, lost, 0, redis.call('HGET', row, 'end')} end
-if found[7] then return {'cancelled', gen, lost, 0} end
+if is_cancelled then return {'cancelled', gen, lost, 0} end
 
 local healed = 0
 while is_gated do

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sluicegate.state.api import Copy, End
-from sluicegate.state.fake_state import FakeState, Phase, Row
+from sluicegate.state.api import Copy, End, EndKind, Phase
+from sluicegate.state.fake_state import FakeState, Row
 
 
 class SwitchesUnconditionally(FakeState):
@@ -42,3 +42,27 @@ class IgnoresGen(FakeState):
 
     def _same_life(self, row: Row, gen: str) -> bool:
         return True
+
+
+class ReopensWhatIsAnswered(FakeState):
+    """A replay's copy reopens any end that it replaces."""
+
+    def _may_reopen(self, row: Row, copy: Copy) -> bool:
+        is_done = row.phase is Phase.DONE
+        return copy.is_replay and is_done and row.live != copy.id and self._adopts(row, copy)
+
+
+class ReopensAgain(FakeState):
+    """A replay's copy reopens a dead letter whichever copy counts."""
+
+    def _may_reopen(self, row: Row, copy: Copy) -> bool:
+        return copy.is_replay and row.phase is Phase.DONE and row.kind is EndKind.DEAD_LETTER
+
+
+class KeepsGenWhenReopening(FakeState):
+    """The event's next life goes by the name of its last."""
+
+    def _reopen(self, row: Row) -> None:
+        gen = row.gen
+        super()._reopen(row)
+        row.gen = gen

@@ -2,7 +2,8 @@
 
 Every step between two effects (script, publish, ack) is a place where anything else may happen: another
 worker takes over and the old one goes on as a zombie, the worker or the relay dies, an answer of Redis is
-lost, Redis is flushed. What must hold at the end is in `verify`.
+lost, Redis is flushed, an operator replays a dead letter or a parked event. What must hold at the end is
+in `verify`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from sluicegate.state.api import (
@@ -24,6 +25,7 @@ from sluicegate.state.api import (
     EventRef,
     Finish,
     ParkVerdict,
+    Phase,
     Run,
     Stale,
 )
@@ -34,7 +36,7 @@ _MOST_DRAIN_STEPS = 600
 _WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 _CHANGE_OF_TEMPER = 0.02
 _FROM_THE_EDGE = 0.9
-_FAULTS = {"crash", "takeover", "relay_crash", "flush"}
+_FAULTS = {"crash", "takeover", "relay_crash", "flush", "replay", "replay_again"}
 _RARE = {*_FAULTS, "zombie"}
 _WEIGHT_OF_THE_RARE = 0.1  # faults are few, so not all at the beginning; zombies sleep long
 
@@ -45,7 +47,10 @@ class ViolationError(AssertionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """How much may go wrong in one run. `large` events have results that their topic never takes."""
+    """How much may go wrong in one run. `large` events have results that their topic never takes.
+
+    A replay may be sent a second time by the command that follows one that was killed.
+    """
 
     events: int = 2
     large: int = 0
@@ -54,6 +59,7 @@ class Faults:
     relay_crashes: int = 1
     lost_answers: int = 1
     flushes: int = 0
+    replays: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ class Conduct:
     switches_before_publishing: bool = False
     replaces_refused_claims: bool = True
     lower_origins_overtake: bool = True
+    only_the_replays_copy_reopens: bool = True
 
 
 class Place(Enum):
@@ -94,6 +101,7 @@ class Task:
     doing: str = "takes"
 
 
+Verdict = Run | Stale | Finish | Behind | Cancelled
 Action = Callable[[], Awaitable[None]]
 Situation = tuple[object, ...]
 
@@ -122,10 +130,14 @@ class World:
             relay_crash=faults.relay_crashes,
             lost_answer=faults.lost_answers,
             flush=faults.flushes,
+            replay=faults.replays,
         )
         self._weights: dict[str, float] = {}
         self._copies_made = {Copy().id: 0}
         self._live: dict[int, int] = {}
+        self._replays_made: list[Delivered] = []
+        self._reopenings: Counter[int] = Counter()
+        self._replayed_dead: set[int] = set()
         self.was_flushed = False
         self.published: list[tuple[int, End]] = []
         self.trace: list[str] = []
@@ -181,7 +193,12 @@ class World:
             actions += [("relay_crash", self._release_twice)] if self._tier else []
         if self._left["flush"] and (self._zombies or len(self._copies_made) > 1):
             actions.append(("flush", self._flush))
-        return actions if self._progress() or self._zombies else []
+        if self._left["replay"] and (self._tier or self._dead):
+            actions.append(("replay", self._replay))
+        if self._left["replay_again"]:
+            actions.append(("replay_again", self._replay_again))
+        may_go_on = self._progress() or self._zombies or (self._left["replay"] and self._dead)
+        return actions if may_go_on else []
 
     def _progress(self) -> list[tuple[str, Action]]:
         actions: list[tuple[str, Action]] = []
@@ -210,15 +227,36 @@ class World:
         """Look for the lost, the twice ended, the overtaken and a gate left open; after a flush for fewer."""
         first: dict[int, End] = {}
         for offset, end in self.published:
-            known = first.setdefault(offset, end)
-            if known != end and not self.was_flushed:
-                raise ViolationError(f"event {offset} ended twice, differently")
+            first.setdefault(offset, end)
+        for offset in first:
+            self._verify_ends(offset)
         if lost := {ref.origin.offset for ref in self._events} - first.keys():
             raise ViolationError(f"lost: {lost}")
         if list(first) != sorted(first) and not self.was_flushed:
             raise ViolationError(f"out of order: {list(first)}")
         if still_open := await self._stand.open_origins(self._events[0]):
             raise ViolationError(f"the gate stays open: {still_open}")
+
+    def _verify_ends(self, offset: int) -> None:
+        """An event has one end; only dead letters are followed by another, one for each reopening."""
+        if self.was_flushed:
+            return
+        ends = list(dict.fromkeys(end for of, end in self.published if of == offset))
+        if len(ends) > 1 + self._reopenings[offset]:
+            raise ViolationError(f"event {offset} ended twice, differently")
+        if self._reopenings[offset] > sum(sent.ref.origin.offset == offset for sent in self._replays_made):
+            raise ViolationError(f"event {offset} has had more lives than replays")
+        if offset in self._replayed_dead and not self._reopenings[offset]:
+            raise ViolationError(f"the replay of the dead letter of event {offset} came to nothing")
+        if len(ends) < 1 + self._reopenings[offset]:
+            raise ViolationError(f"the replay of event {offset} has no end of its own")
+        if any(end.kind is not EndKind.DEAD_LETTER for end in ends[:-1]):
+            raise ViolationError(f"event {offset} was answered and ended again")
+
+    @property
+    def _dead(self) -> set[int]:
+        """The origins that have a dead letter in Kafka."""
+        return {offset for offset, end in self.published if end.kind is EndKind.DEAD_LETTER}
 
     def _situation(self) -> Situation:
         """Return where everything is; copies go by the order in which they were made."""
@@ -259,6 +297,42 @@ class World:
         record = next(record for record in log if record.place is Place.WAITING)
         record.place = Place.IN_LANE
         self._lane.append(record)
+
+    # --- The operator -------------------------------------------------------------------------------
+
+    async def _replay(self) -> None:
+        """Plan by how the events stand, and send one copy; nothing where no event can be replayed."""
+        found = await self._state.standings(self._events)
+        choices: list[tuple[EventRef, str | None]] = []
+        for ref, standing in zip(self._events, found, strict=True):
+            if standing is None:
+                continue
+            is_dead = standing.phase is Phase.DONE and standing.kind is EndKind.DEAD_LETTER
+            if is_dead and ref.origin.offset in self._dead:
+                choices.append((replace(ref, ordered=False), standing.live))
+            parked = {copy.id: its for its, copy in self._tier if its.origin == ref.origin}
+            if standing.phase is Phase.OPEN and standing.live in parked:
+                choices.append((parked[standing.live], standing.live))
+        if not choices:
+            return
+        self._left["replay"] -= 1
+        self._left["replay_again"] += 1
+        ref, live = self._chance.choice(choices)
+        if not ref.ordered:
+            self._replayed_dead.add(ref.origin.offset)
+        hop = Copy(id=live or "input").hop + 1
+        copy = Copy(id=f"{hop}-{self._chance.randbytes(4).hex()}", replaces=live, is_replay=True)
+        self._copies_made[copy.id] = len(self._copies_made)
+        self._replays_made.append(Delivered(ref=ref, copy=copy))
+        self._due.append(Delivered(ref=ref, copy=copy))
+        self._note(f"a replay sends {copy.id} of {ref.origin.offset} in place of {live}")
+
+    async def _replay_again(self) -> None:
+        """The command was killed before its checkpoint: the next one sends the same copy once more."""
+        self._left["replay_again"] -= 1
+        sent = self._chance.choice(self._replays_made)
+        self._due.append(Delivered(ref=sent.ref, copy=sent.copy))
+        self._note(f"the replay is resumed and sends {sent.copy.id} again")
 
     # --- The worker ---------------------------------------------------------------------------------
 
@@ -340,9 +414,9 @@ class World:
 
     async def _life(self, task: Task) -> AsyncIterator[None]:
         ref, copy = task.record.ref, task.record.copy
-        async for _ in self._answers_lost(lambda: self._state.take(ref, copy)):
+        async for _ in self._answers_lost(lambda: self._take(ref, copy)):
             yield
-        verdict = (await self._state.take(ref, copy)).verdict
+        verdict = await self._take(ref, copy)
         self._note(f"{_who(task)} takes {copy.id} of {ref.origin.offset}: {type(verdict).__name__}")
         if not isinstance(verdict, Stale):
             self._live[ref.origin.offset] = self._copies_made[copy.id]
@@ -363,6 +437,13 @@ class World:
                     yield
             case Cancelled():
                 raise ViolationError("nobody cancelled anything")
+
+    async def _take(self, ref: EventRef, copy: Copy) -> Verdict:
+        (before,) = await self._state.standings([ref])
+        verdict = (await self._state.take(ref, copy)).verdict
+        if before is not None and before.phase is Phase.DONE and not isinstance(verdict, Stale):
+            self._reopenings[ref.origin.offset] += 1
+        return verdict
 
     def _wait_in_lane(self, task: Task) -> None:
         if self._conduct.lower_origins_overtake:
@@ -427,7 +508,11 @@ class World:
 
     async def _park(self, task: Task, gen: str) -> AsyncIterator[None]:
         ref, copy, task.doing = task.record.ref, task.record.copy, "parks"
-        new = Copy(id=f"{copy.hop + 1}-{self._chance.randbytes(4).hex()}", replaces=copy.id)
+        new = Copy(
+            id=f"{copy.hop + 1}-{self._chance.randbytes(4).hex()}",
+            replaces=copy.id,
+            is_replay=copy.is_replay and not self._conduct.only_the_replays_copy_reopens,
+        )
         self._copies_made[new.id] = len(self._copies_made)
         due_at_ms = await self._stand.now_ms()
         yield

@@ -12,11 +12,15 @@ from tests.contract.broken_states import (
     ComparesWithWhatWasSeen,
     CountsAClaimAsAnEnd,
     IgnoresGen,
+    KeepsGenWhenReopening,
+    ReopensAgain,
+    ReopensWhatIsAnswered,
     SwitchesUnconditionally,
 )
 from tests.contract.protocol_world import Conduct, Faults, search
 from tests.contract.state_stands import FakeStand, RedisStand
 
+ONE_REPLAY = Faults(events=1, takeovers=1, relay_crashes=0, lost_answers=0, replays=1)
 ONE_FLUSH = Faults(events=1, takeovers=1, relay_crashes=0, lost_answers=0, flushes=1)
 AGAINST_THE_FAKE = [
     pytest.param(Faults(), 1000, id="two-events"),
@@ -25,12 +29,16 @@ AGAINST_THE_FAKE = [
     pytest.param(Faults(flushes=1), 700, id="two-events-and-a-flush"),
     pytest.param(ONE_FLUSH, 1500, id="one-event-and-a-flush"),
     pytest.param(Faults(large=1, takeovers=3), 1000, id="a-result-too-large"),
+    pytest.param(Faults(takeovers=1, replays=1), 700, id="two-events-and-a-replay"),
+    pytest.param(Faults(events=1, takeovers=2, replays=2), 400, id="one-event-and-two-replays"),
+    pytest.param(Faults(flushes=1, takeovers=1, replays=1), 700, id="a-flush-and-a-replay"),
 ]
 AGAINST_REDIS = [
     pytest.param(Faults(), 60, id="two-events"),
     pytest.param(Faults(events=3, takeovers=1), 40, id="three-events"),
     pytest.param(Faults(flushes=1), 40, id="a-flush"),
     pytest.param(Faults(large=1), 40, id="a-result-too-large"),
+    pytest.param(Faults(replays=1), 60, id="a-replay"),
 ]
 
 
@@ -38,7 +46,8 @@ AGAINST_REDIS = [
 async def test_nothing_is_lost_ended_twice_out_of_order_or_stuck(faults: Faults, runs: int) -> None:
     """Any interleaving of crash, takeover, zombie, park, release, relay crash and lost answer heals.
 
-    After a flush of Redis still nothing is lost or stuck and no gate stays open.
+    A replay of a dead letter gives it one more end, and never touches what was answered. After a flush of
+    Redis still nothing is lost or stuck and no gate stays open.
     """
     violation = await search(FakeStand(Keeping()), seed=1, runs=runs, faults=faults)
     assert violation is None, violation
@@ -105,3 +114,24 @@ async def test_without_gen_a_flush_breaks_the_protocol() -> None:
 async def test_a_lane_in_which_lower_origins_wait_their_turn_gets_stuck() -> None:
     """Negative control: a follower must not keep its predecessor's copy waiting behind itself."""
     assert "stuck" in await must_fail(conduct=Conduct(lower_origins_overtake=False))
+
+
+async def test_reopening_what_is_answered_ends_an_event_twice() -> None:
+    """Negative control: a parked event may be answered while its replay is on the way."""
+    assert "answered" in await must_fail(ReopensWhatIsAnswered, faults=ONE_REPLAY)
+
+
+async def test_reopening_whatever_counts_ends_an_event_twice() -> None:
+    """Negative control: a replay's copy that is delivered again must not give its event another life."""
+    assert "more lives" in await must_fail(ReopensAgain, faults=ONE_REPLAY)
+
+
+async def test_reopening_under_the_same_gen_swallows_the_replay() -> None:
+    """Negative control: a zombie that marks the last life's end must not end the next one with it."""
+    assert "no end of its own" in await must_fail(KeepsGenWhenReopening, faults=ONE_REPLAY)
+
+
+async def test_a_copy_made_from_a_replays_copy_must_not_reopen() -> None:
+    """Negative control: a zombie's copy whose switch never came would give a dead event another life."""
+    conduct = Conduct(only_the_replays_copy_reopens=False)
+    assert "more lives" in await must_fail(faults=ONE_REPLAY, conduct=conduct)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 import pytest
 import redis.asyncio
 
@@ -15,9 +17,13 @@ from sluicegate.state.api import (
     EndVerdict,
     EventRef,
     Finish,
+    Lease,
+    Memo,
     ParkVerdict,
+    Phase,
     Run,
     Stale,
+    Standing,
 )
 from sluicegate.state.keeping import Keeping
 from tests.contract.state_stands import FakeStand, RedisStand, Stand, event
@@ -25,6 +31,7 @@ from tests.contract.state_stands import FakeStand, RedisStand, Stand, event
 INPUT = Copy()
 FIRST = Copy(id="1-a", replaces="input")
 SECOND = Copy(id="2-b", replaces="1-a")
+REPLAYED = Copy(id="1-r", replaces="input", is_replay=True)
 RESULT = End(kind=EndKind.RESULT, value=b"\x00{}\xff", headers=(("ce_id", b"r-1"), ("empty", b"")))
 DEAD = End(kind=EndKind.DEAD_LETTER, headers=(("reason", b"too-large"),))
 HOUR_MS = 3_600_000
@@ -405,3 +412,154 @@ async def test_the_end_of_an_event_known_by_its_copy_alone_is_marked_for_the_hor
     gen = await run_gen(stand, event(5), FIRST)
     await end(stand, event(5), gen)
     assert await stand.remembers_for_ms(event(5)) == pytest.approx(7 * 24 * HOUR_MS, abs=5000)
+
+
+async def test_many_standings_come_in_the_order_asked(stand: Stand) -> None:
+    """Running, parked, claimed, ended, cancelled and unknown events, read together and not changed."""
+    ran = await run_gen(stand, event(1))
+    parked = await run_gen(stand, event(2, key="c-2"))
+    due_at_ms = await park(stand, event(2, key="c-2"), FIRST, parked)
+    claimed = await run_gen(stand, event(3, key="c-3"))
+    await stand.state.claim(event(3, key="c-3"), claimed, RESULT)
+    ended = await run_gen(stand, event(4, key="c-4"))
+    await end(stand, event(4, key="c-4"), ended, DEAD)
+    await stand.flag_cancelled(event(1))
+    asked = [
+        event(4, key="c-4"),
+        event(9),
+        event(1),
+        event(2, key="c-2"),
+        event(3, key="c-3"),
+        event(3, partition=1, key="c-3"),
+    ]
+
+    found = await stand.state.standings(asked)
+
+    def standing(
+        live: str, gen: str, phase: Phase, kind: EndKind | None = None, due_at_ms: int | None = None
+    ) -> Standing:
+        is_cancelled = gen == ran
+        return Standing(
+            live=live, gen=gen, phase=phase, kind=kind, is_cancelled=is_cancelled, due_at_ms=due_at_ms
+        )
+
+    assert found == (
+        standing("input", ended, Phase.DONE, EndKind.DEAD_LETTER),
+        None,
+        standing("input", ran, Phase.OPEN),
+        standing("1-a", parked, Phase.OPEN, due_at_ms=due_at_ms),
+        standing("input", claimed, Phase.CLAIMED, EndKind.RESULT),
+        None,
+    )
+    assert await stand.state.standings(asked) == found
+
+
+async def test_an_intent_alone_is_a_row_of_which_nothing_counts(stand: Stand) -> None:
+    """After a flush a worker's intent may make the row: no copy counts yet."""
+    due_at_ms = await stand.now_ms() + HOUR_MS
+    await stand.state.intend_park(event(5), due_at_ms)
+    assert await stand.state.standings([event(5)]) == (
+        Standing(live=None, gen=None, phase=Phase.OPEN, kind=None, is_cancelled=False, due_at_ms=due_at_ms),
+    )
+
+
+async def test_a_replays_copy_reopens_a_dead_letter_with_another_gen(stand: Stand) -> None:
+    """It counts from then on, the cancel flag is gone, and whoever worked on the last life takes it again."""
+    gen = await run_gen(stand, event(5))
+    await end(stand, event(5), gen, DEAD)
+    await stand.flag_cancelled(event(5))
+    again = await run_gen(stand, event(5), REPLAYED)
+    assert again != gen
+    assert await stand.state.standings([event(5)]) == (
+        Standing(
+            live="1-r",
+            gen=again,
+            phase=Phase.OPEN,
+            kind=None,
+            is_cancelled=False,
+            due_at_ms=ANY,
+        ),
+    )
+    assert await stand.state.claim(event(5), gen, RESULT) is EndVerdict.TAKE_AGAIN
+    assert await stand.state.finish(event(5), gen, DEAD) is EndVerdict.TAKE_AGAIN
+    assert (await stand.state.take(event(5), INPUT)).verdict == Stale()
+    await end(stand, event(5), again)
+
+
+@pytest.mark.parametrize("content", [RESULT, End(kind=EndKind.RECORDED)])
+async def test_an_event_that_is_answered_is_never_reopened(stand: Stand, content: End) -> None:
+    """Whatever a replay sends: one result an event."""
+    await end(stand, event(5), await run_gen(stand, event(5)), content)
+    assert (await stand.state.take(event(5), REPLAYED)).verdict == Stale()
+
+
+async def test_a_replays_copy_reopens_once(stand: Stand) -> None:
+    """Delivered again after the event died again it is stale, and so is one that was planned before."""
+    await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
+    await end(stand, event(5), await run_gen(stand, event(5), REPLAYED), DEAD)
+    assert (await stand.state.take(event(5), REPLAYED)).verdict == Stale()
+    other = Copy(id="1-other", replaces="input", is_replay=True)
+    assert (await stand.state.take(event(5), other)).verdict == Stale()
+    following = Copy(id="2-s", replaces="1-r", is_replay=True)
+    await run_gen(stand, event(5), following)
+
+
+async def test_only_a_replays_copy_reopens(stand: Stand) -> None:
+    """A copy whose switch never came finds the event dead, and stays stale."""
+    await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
+    assert (await stand.state.take(event(5), FIRST)).verdict == Stale()
+
+
+async def test_a_claimed_dead_letter_is_finished_and_not_reopened(stand: Stand) -> None:
+    """It may not have been published yet: that comes first."""
+    gen = await run_gen(stand, event(5))
+    await stand.state.claim(event(5), gen, DEAD)
+    assert (await stand.state.take(event(5), REPLAYED)).verdict == Finish(gen=gen, end=DEAD)
+
+
+async def test_a_replays_copy_reopens_a_dead_letter_of_which_no_copy_counts(stand: Stand) -> None:
+    """After a flush an end may have made the row: then there is nothing to be replaced."""
+    gen = await run_gen(stand, event(5))
+    await stand.flush()
+    await end(stand, event(5), gen, DEAD)
+    assert await run_gen(stand, event(5), REPLAYED) != gen
+
+
+async def test_a_dead_letters_steps_are_there_for_its_replay(stand: Stand) -> None:
+    """What was paid before it died is not paid again."""
+    gen = await run_gen(stand, event(5))
+    lease = Lease(ref=event(5), step="chunk-1", owner="a")
+    await stand.state.begin(lease, "h")
+    await stand.state.complete(lease, "h", b"answer")
+    await end(stand, event(5), gen, DEAD)
+    await run_gen(stand, event(5), REPLAYED)
+    assert await stand.state.begin(lease, "h") == Memo(answer=b"answer")
+
+
+async def test_an_event_replayed_from_the_dlq_neither_waits_nor_is_waited_for(stand: Stand) -> None:
+    """Its followers went on without it; an earlier one that is parked does not hold it up."""
+    await park(stand, event(4), FIRST, await run_gen(stand, event(4)))
+    await end(stand, event(5, ordered=False), await run_gen(stand, event(5, ordered=False)), DEAD)
+    loose = event(5, ordered=False)
+    gen = await run_gen(stand, loose, REPLAYED)
+    await park(stand, loose, Copy(id="2-t", replaces="1-r"), gen)
+    assert await stand.open_origins(event(5)) == (4,)
+
+
+async def test_the_result_of_a_replayed_dead_letter_ends_its_mourning(stand: Stand) -> None:
+    """Followers no longer hear of a dead letter that has been answered since; of another they still do."""
+    await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
+    loose = event(5, ordered=False)
+    await end(stand, loose, await run_gen(stand, loose, REPLAYED))
+    assert await _dead_predecessor(stand, event(6)) is None
+    await end(stand, event(7), await run_gen(stand, event(7)), DEAD)
+    later = event(9, ordered=False)
+    await end(stand, later, await run_gen(stand, later))
+    assert await _dead_predecessor(stand, event(8)) == 7
+
+
+async def test_the_result_of_a_replayed_dead_letter_is_remembered_as_long_as_the_letter(stand: Stand) -> None:
+    """The letter stays in the DLQ: whoever replays it weeks later must see that it was answered."""
+    await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
+    await end(stand, event(5), await run_gen(stand, event(5), REPLAYED))
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx(30 * 24 * HOUR_MS, abs=5000)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sluicegate.local.redis_server import RedisServer
 from tests.waiting import wait_until_sync
 
 STOP_TIMEOUT_S = 40.0
+_READ_TIMEOUT_S = 5.0
 _NO_LEADER_YET = (
     *(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE),
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -265,11 +267,12 @@ class Deployment:
         next_of = dict.fromkeys(ends, 0) | {seen.partition: seen.offset + 1 for seen in found}
         wanted = [number for number, end in ends.items() if next_of[number] < end]
         self._reader.assign([TopicPartition(topic, number, next_of[number]) for number in wanted])
+        deadline = time.monotonic() + _READ_TIMEOUT_S
         while any(next_of[number] < ends[number] for number in wanted):
-            # `consume` would wait for all 500 or the whole timeout.
-            first = self._reader.poll(5)
-            assert first is not None, f"nothing more to read of {topic}"
-            for message in (first, *self._reader.consume(500, timeout=0)):
+            assert time.monotonic() < deadline, f"nothing more to read of {topic}"
+            # It waits until the batch is full or this is over, however few there are.
+            for message in self._reader.consume(500, timeout=0.05):
+                deadline = time.monotonic() + _READ_TIMEOUT_S
                 assert message.error() is None, message.error()
                 found.append(_seen(message))
                 next_of[found[-1].partition] = found[-1].offset + 1
@@ -319,6 +322,10 @@ class Deployment:
         httpx.post(
             f"{self.provider_url}/faults", json=dict(fault), timeout=20, trust_env=False
         ).raise_for_status()
+
+    def mend_provider(self) -> None:
+        """Let the simulator behave again."""
+        httpx.delete(f"{self.provider_url}/faults", timeout=20, trust_env=False).raise_for_status()
 
 
 def origin(end: Seen) -> str:

@@ -54,6 +54,18 @@ def test_a_due_record_is_the_event_that_its_headers_name() -> None:
     assert delivery.origin_timestamp_ms == 1_600_000_000_000
 
 
+@pytest.mark.parametrize(("source", "ordered"), [(b"dlq", False), (b"retry", True)])
+def test_only_what_came_back_from_the_dlq_is_out_of_order(source: bytes, ordered: bool) -> None:
+    """Its followers went on long ago; what is sent ahead of its due time keeps its place."""
+    world = World()
+    headers = (*COPY, ("replay-id", b"r-1"), ("replay-count", b"1"), ("replay-source", source))
+
+    delivery = world.reader.read(world.record(GOOD, headers=headers, topic=world.topics.due))
+
+    assert delivery.ref.ordered is ordered
+    assert not delivery.copy.is_replay
+
+
 @pytest.mark.parametrize(
     "headers",
     [

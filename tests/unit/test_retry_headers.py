@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,11 +12,14 @@ from hypothesis import strategies as st
 from sluicegate.records import Headers, Origin
 from sluicegate.retry.headers import (
     RETRY_HEADER_NAMES,
+    ReplaySource,
     RetryHeaders,
     RetrySource,
     next_copy,
     origin_headers,
+    parse_dead_letter_headers,
     parse_retry_headers,
+    replay_copy,
     with_retry_headers,
     without_retry_headers,
 )
@@ -37,6 +43,7 @@ TYPICAL = RetryHeaders(
     http_status=429,
     replay_id="r-1",
     replay_count=1,
+    replay_source=ReplaySource.DLQ,
 )
 
 counts = st.integers(0, 10**6)
@@ -63,6 +70,7 @@ sound = st.builds(
     http_status=st.none() | st.integers(100, 599),
     replay_id=st.none() | st.from_regex(r"[A-Za-z0-9._-]{1,128}", fullmatch=True),
     replay_count=counts,
+    replay_source=st.none() | st.sampled_from(ReplaySource),
 )
 names = st.sampled_from(sorted(RETRY_HEADER_NAMES)) | st.text(max_size=12)
 digits = st.text(st.sampled_from("0123456789-+. _e\u0663\uff11\x00"), max_size=40).map(
@@ -225,6 +233,7 @@ def test_the_publishers_clock_is_carried_on_as_it_was() -> None:
         ("retry-http-status", b"999", "http_status", None),
         ("replay-id", b"a b", "replay_id", None),
         ("replay-count", b"x", "replay_count", 0),
+        ("replay-source", b"elsewhere", "replay_source", None),
     ],
 )
 def test_a_damaged_value_becomes_its_default_and_is_reported(
@@ -254,3 +263,61 @@ def test_a_copy_is_one_hop_further_and_names_what_it_replaces() -> None:
     second = next_copy(first, "beef")
     assert (first.id, first.replaces, first.hop) == ("1-cafe", "input", 1)
     assert (second.id, second.replaces, second.hop) == ("2-beef", "1-cafe", 2)
+
+
+def test_a_dead_letter_may_have_died_as_the_input_record() -> None:
+    """Its copy is `input`, which no copy in a tier may be; all else is read as a copy's."""
+    headers = with_retry_headers((), replace(TYPICAL, copy=Copy(), due_at_ms=NOW_MS - 5))
+    assert parse_retry_headers(headers, now_ms=NOW_MS, horizon_s=HORIZON_S) is None
+    found = parse_dead_letter_headers(headers, now_ms=NOW_MS)
+    assert found == replace(TYPICAL, copy=Copy(), due_at_ms=NOW_MS - 5)
+
+
+def test_a_dead_letter_without_an_origin_is_nobodys() -> None:
+    """Raw poison that only names a copy cannot be told apart from a stranger's record."""
+    headers = with_retry_headers((), TYPICAL)
+    kept = tuple(header for header in headers if header[0] != "retry-origin-offset")
+    assert parse_dead_letter_headers(kept, now_ms=NOW_MS) is None
+
+
+def test_a_dead_letter_with_an_unreadable_copy_counts_as_the_input_record() -> None:
+    """The origin is what it needs to be sent back; which copy died is only a hint."""
+    headers = (*origin_headers(ORIGIN, NOW_MS), ("retry-copy", b"\xff"))
+    found = parse_dead_letter_headers(headers, now_ms=NOW_MS)
+    assert found is not None
+    assert (found.origin, found.copy, found.repaired) == (
+        ORIGIN,
+        Copy(),
+        ("retry-copy", "retry-due-at-ms"),
+    )
+
+
+def test_a_replays_copy_is_known_again_by_its_name() -> None:
+    """The same replay names it alike however often it is sent, and only that very copy is a replay's."""
+    died, counts = Copy(id="2-beef"), Copy(id="5-cafe")
+    copy = replay_copy("r-1", ORIGIN, replaces=counts, died=died)
+    assert copy == replay_copy("r-1", ORIGIN, replaces=counts, died=died)
+    assert copy.id != replay_copy("r-2", ORIGIN, replaces=counts, died=died).id
+    assert copy.id != replay_copy("r-1", replace(ORIGIN, offset=42), replaces=counts, died=died).id
+    assert (copy.hop, copy.replaces, copy.is_replay) == (6, "5-cafe", True)
+    sent = parse(with_retry_headers((), replace(TYPICAL, copy=copy)))
+    assert sent is not None
+    assert sent.copy == copy
+    assert replay_copy("r-1", ORIGIN, replaces=Copy(), died=died).hop == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"replay_id": "r-2"},
+        {"replay_id": None},
+        {"copy": Copy(id="6-feed")},
+        {"origin": replace(ORIGIN, offset=42)},
+    ],
+)
+def test_a_copy_made_from_a_replays_copy_is_not_the_replays(change: dict[str, Any]) -> None:
+    """A copy parked later keeps the replay's id, and may not reopen what ended since."""
+    copy = replay_copy("r-1", ORIGIN, replaces=Copy(), died=Copy())
+    sent = parse(with_retry_headers((), replace(replace(TYPICAL, copy=copy), **change)))
+    assert sent is not None
+    assert not sent.copy.is_replay
