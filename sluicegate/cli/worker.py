@@ -40,6 +40,7 @@ from sluicegate.settings import Settings, StreamSettings
 from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.state.connecting import connect
 from sluicegate.state.keeping import Keeping
+from sluicegate.state.pause import Pause, PauseFlags, PauseWatch
 from sluicegate.state.redis_clock import RedisClock
 from sluicegate.state.redis_state import RedisState
 from sluicegate.telemetry.health import HealthServer
@@ -151,6 +152,9 @@ class _Composition:
         )
         self.metrics.running.labels(stream).set_function(lambda: self.dispatcher.running)
         self.metrics.admitted.labels(stream).set_function(lambda: self.dispatcher.admitted)
+        flags = PauseFlags(self.redis, group=settings.kafka.group, timeout_s=_STATE_TIMEOUT_S)
+        self.metrics.stream_paused.labels(stream).set(0)
+        self.pause = PauseWatch(flags, stream, on_change=self._on_pause)
         self.processor = self._processor()
         self.intake = self._intake()
         self.liveness = Liveness(
@@ -255,6 +259,7 @@ class _Composition:
             dispatcher=self.dispatcher,
             metrics=self.metrics,
             on_fatal=self.fatal.report,
+            is_paused=lambda: self.pause.is_paused,
         )
 
     def _parts(self) -> WorkerParts:
@@ -264,6 +269,7 @@ class _Composition:
                 *(limiter.run for limiter in self.limiters.values()),
                 self.leases.run,
                 self.clock.run,
+                self.pause.run,
                 self.liveness.tick,
             ),
             ready_to_start=self._ready_to_start,
@@ -286,6 +292,15 @@ class _Composition:
 
     def _log_line(self, event: str, fields: dict[str, object]) -> None:
         self.log.info(event, **fields)
+
+    def _on_pause(self, pause: Pause | None) -> None:
+        """Hold back what was taken and not begun, too; what runs finishes."""
+        self.dispatcher.hold(pause is not None)
+        self.metrics.stream_paused.labels(self.stream).set(pause is not None)
+        if pause is not None:
+            self.log.warning("worker.paused", by=pause.by, since_ms=pause.at_ms, reason=pause.reason)
+        else:
+            self.log.info("worker.resumed")
 
     def _release_waiters(self) -> None:
         for limiter in self.limiters.values():

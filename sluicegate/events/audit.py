@@ -1,4 +1,4 @@
-"""What an operator did, as one record of the audit topic: who, when, what, to which events. Never a payload."""
+"""What an operator did, as one record of the audit topic: who, when, what, to which events; no payload."""
 
 from __future__ import annotations
 
