@@ -11,16 +11,14 @@ from dataclasses import dataclass
 
 from sluicegate.clock import Clock
 from sluicegate.errors import BadEventError, BadEventReason
-from sluicegate.events.cloudevent import CloudEvent, read_event
-from sluicegate.events.identity import event_identity, lane_key, own_id
-from sluicegate.events.models import Event, read_model
-from sluicegate.records import Headers, Record
+from sluicegate.events.cloudevent import CloudEvent
+from sluicegate.events.models import Event
+from sluicegate.processing.decoding import Decoded, EventDecoder, Undecodable
+from sluicegate.records import Record
 from sluicegate.retry.decisions import Progress
 from sluicegate.retry.headers import RetryHeaders, parse_retry_headers
 from sluicegate.state.api import Copy, EventRef
 from sluicegate.telemetry.metrics import Metrics
-
-_NO_EVENT = CloudEvent(data={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +120,9 @@ class DeliveryReader:
         self._stream = stream
         self._input_topic = input_topic
         self._due_topic = due_topic
-        self._model = model
-        self._ordered = ordered
-        self._max_event_bytes = max_event_bytes
+        self._decoder = EventDecoder(
+            stream=stream, model=model, ordered=ordered, max_event_bytes=max_event_bytes
+        )
         self._horizon_s = horizon_s
         self._clock = clock
         self._null_keys = metrics.repairs.labels(stream=stream, kind="null-key")
@@ -136,16 +134,24 @@ class DeliveryReader:
         is_due = record.topic == self._due_topic
         self._taken.labels(stream=self._stream, source="due" if is_due else "input").inc()
         retry = self._retry_headers(record) if is_due else None
+        origin = retry.origin if retry is not None else record.place
         if is_due and retry is None:
-            return self._bad(record, None, BadEventError(BadEventReason.BAD_ENVELOPE, "retry-origin"))
-        try:
-            envelope = read_event(record, max_event_bytes=self._max_event_bytes)
-            event = read_model(self._model, envelope.data)
-        except BadEventError as error:
-            return self._bad(record, retry, error)
-        if record.key is None:
-            self._null_keys.inc()
-        return self._good(record, retry, envelope, event)
+            error = BadEventError(BadEventReason.BAD_ENVELOPE, "retry-origin")
+            return _bad(record, retry, self._decoder.undecodable(record, origin, error))
+        match self._decoder.decode(record, origin):
+            case Undecodable() as bad:
+                return _bad(record, retry, bad)
+            case Decoded() as good:
+                if record.key is None:
+                    self._null_keys.inc()
+                return Delivery(
+                    record=record,
+                    ref=good.ref,
+                    retry=retry,
+                    event_id=good.event_id,
+                    envelope=good.envelope,
+                    event=good.event,
+                )
 
     def _retry_headers(self, record: Record) -> RetryHeaders | None:
         retry = parse_retry_headers(record.headers, now_ms=self._clock.now_ms(), horizon_s=self._horizon_s)
@@ -157,46 +163,8 @@ class DeliveryReader:
         self._mended_headers.inc(len(retry.repaired))
         return retry
 
-    def _good(
-        self, record: Record, retry: RetryHeaders | None, envelope: CloudEvent, event: Event
-    ) -> Delivery:
-        origin = retry.origin if retry is not None else record.place
-        key = lane_key(record.key, event)
-        identity = event_identity(event=envelope, stream=self._stream, key=key, origin=origin)
-        return Delivery(
-            record=record,
-            ref=EventRef(
-                stream=self._stream, origin=origin, key=key, identity=identity, ordered=self._ordered
-            ),
-            retry=retry,
-            event_id=own_id(envelope, origin),
-            envelope=envelope,
-            event=event,
-        )
 
-    def _bad(self, record: Record, retry: RetryHeaders | None, error: BadEventError) -> BadDelivery:
-        origin = retry.origin if retry is not None else record.place
-        key = record.key.decode("utf-8", "backslashreplace") if record.key is not None else ""
-        return BadDelivery(
-            record=record,
-            ref=EventRef(
-                stream=self._stream,
-                origin=origin,
-                key=key,
-                identity=event_identity(event=_NO_EVENT, stream=self._stream, key=key, origin=origin),
-                ordered=False,
-            ),
-            retry=retry,
-            event_id=_header_id(record.headers) or str(origin),
-            reason=error.reason,
-            where=error.where,
-        )
-
-
-def _header_id(headers: Headers) -> str | None:
-    """Return a bad record's own id where its headers name a plain one."""
-    for name, value in headers:
-        if name == "ce_id" and 0 < len(value) <= 256 and value.isascii():
-            text = value.decode("ascii")
-            return text if text.isprintable() else None
-    return None
+def _bad(record: Record, retry: RetryHeaders | None, bad: Undecodable) -> BadDelivery:
+    return BadDelivery(
+        record=record, ref=bad.ref, retry=retry, event_id=bad.event_id, reason=bad.reason, where=bad.where
+    )

@@ -111,29 +111,23 @@ def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> R
     Of a duplicated header the last value counts.
     """
     reader = _Reader(headers)
-    topic = reader.text(_ORIGIN_TOPIC, _TOPIC_NAME)
-    partition = reader.number(_ORIGIN_PARTITION, 0, _MOST_PARTITIONS)
-    offset = reader.number(_ORIGIN_OFFSET, 0, _MOST_OFFSETS)
-    copy_id = reader.text(_COPY, _COPY_ID)
-    if topic is None or partition is None or offset is None or copy_id is None or copy_id == INPUT_COPY:
+    origin, copy_id = reader.origin(), reader.text(_COPY, _COPY_ID)
+    if origin is None or copy_id is None or copy_id == INPUT_COPY:
         return None
-    return RetryHeaders(
-        origin=Origin(topic=topic, partition=partition, offset=offset),
-        origin_timestamp_ms=reader.origin_timestamp_ms(now_ms),
-        copy=Copy(id=copy_id, replaces=reader.text(_REPLACES, _COPY_ID)),
-        due_at_ms=reader.due_at_ms(now_ms, horizon_s),
-        attempt=reader.number(_ATTEMPT, 1, _MOST_COUNT) or 1,
-        counted_failures=reader.number(_COUNTED, 0, _MOST_COUNT) or 0,
-        deferrals=reader.number(_DEFERRALS, 0, _MOST_COUNT) or 0,
-        tier=reader.number(_TIER, 1, _MOST_TIERS),
-        first_failed_at_ms=reader.first_failed_at_ms(now_ms),
-        source=reader.source(),
-        reason=reader.text(_REASON, _WORD),
-        http_status=reader.number(_STATUS, 100, 599),
-        replay_id=reader.text(_REPLAY_ID, _ID),
-        replay_count=reader.number(_REPLAY_COUNT, 0, _MOST_COUNT) or 0,
-        repaired=tuple(sorted(reader.repaired)),
-    )
+    return reader.retry_headers(origin, copy_id, now_ms, horizon_s)
+
+
+def parse_dead_letter_headers(headers: Headers, *, now_ms: int) -> RetryHeaders | None:
+    """Read a dead letter's headers; None when it names no origin, so nobody can say what it was.
+
+    Unlike a copy it may have died as the input record itself, which a missing or unreadable copy id means,
+    too. `due_at_ms` is when the worker wrote it. Never raises.
+    """
+    reader = _Reader(headers)
+    origin = reader.origin()
+    if origin is None:
+        return None
+    return reader.retry_headers(origin, reader.text(_COPY, _COPY_ID) or INPUT_COPY, now_ms, horizon_s=0)
 
 
 def with_retry_headers(headers: Headers, retry: RetryHeaders) -> Headers:
@@ -215,6 +209,33 @@ class _Reader:
             self.repaired.add(name)
             return None
         return number
+
+    def origin(self) -> Origin | None:
+        topic = self.text(_ORIGIN_TOPIC, _TOPIC_NAME)
+        partition = self.number(_ORIGIN_PARTITION, 0, _MOST_PARTITIONS)
+        offset = self.number(_ORIGIN_OFFSET, 0, _MOST_OFFSETS)
+        if topic is None or partition is None or offset is None:
+            return None
+        return Origin(topic=topic, partition=partition, offset=offset)
+
+    def retry_headers(self, origin: Origin, copy_id: str, now_ms: int, horizon_s: float) -> RetryHeaders:
+        return RetryHeaders(
+            origin=origin,
+            origin_timestamp_ms=self.origin_timestamp_ms(now_ms),
+            copy=Copy(id=copy_id, replaces=self.text(_REPLACES, _COPY_ID)),
+            due_at_ms=self.due_at_ms(now_ms, horizon_s),
+            attempt=self.number(_ATTEMPT, 1, _MOST_COUNT) or 1,
+            counted_failures=self.number(_COUNTED, 0, _MOST_COUNT) or 0,
+            deferrals=self.number(_DEFERRALS, 0, _MOST_COUNT) or 0,
+            tier=self.number(_TIER, 1, _MOST_TIERS),
+            first_failed_at_ms=self.first_failed_at_ms(now_ms),
+            source=self.source(),
+            reason=self.text(_REASON, _WORD),
+            http_status=self.number(_STATUS, 100, 599),
+            replay_id=self.text(_REPLAY_ID, _ID),
+            replay_count=self.number(_REPLAY_COUNT, 0, _MOST_COUNT) or 0,
+            repaired=tuple(sorted(self.repaired)),
+        )
 
     def origin_timestamp_ms(self, now_ms: int) -> int:
         """Unchanged even when it lies ahead: it is the publisher's clock, and only orders events."""

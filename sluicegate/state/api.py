@@ -1,4 +1,4 @@
-"""The protocol of copies, ends and order, as the four small interfaces that its adapters implement.
+"""The protocol of copies, ends and order, as the five small interfaces that its adapters implement.
 
 Every method is one atomic script. Every method raises StateUnavailableError when Redis did not
 answer or refused; then nothing is known about the write, and repeating it is safe.
@@ -74,6 +74,44 @@ class End:
     value: bytes | None = None
     headers: Headers = ()
     history: tuple[HistoryEntry, ...] = ()
+
+
+class Phase(StrEnum):
+    """How far an event's end has come."""
+
+    OPEN = "open"
+    CLAIMED = "claimed"
+    DONE = "done"
+
+
+# --- Looking --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How an event stands in the state, for those who look without a record in their hands.
+
+    `live` is the copy that counts, None where nothing was taken since Redis lost its rows; `gen` likewise.
+    `kind` is that of the claimed or done end. `due_at_ms` is the latest due time that a copy of it ever
+    had, None where it was never parked.
+    """
+
+    live: str | None
+    gen: str | None
+    phase: Phase
+    kind: EndKind | None
+    is_cancelled: bool
+    due_at_ms: int | None
+
+
+class Standings(Protocol):
+    """What is known of events, read by operators' commands."""
+
+    async def standings(self, refs: Sequence[EventRef]) -> tuple[Standing | None, ...]:
+        """Return how each event stands, in the order asked, in one round trip; None without a row.
+
+        Changes nothing. A few hundred at once are well within one timeout.
+        """
 
 
 # --- Take -----------------------------------------------------------------------------------------

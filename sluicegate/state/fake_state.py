@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.records import Origin
@@ -30,19 +29,13 @@ from sluicegate.state.api import (
     Leased,
     Memo,
     ParkVerdict,
+    Phase,
     Run,
     Stale,
+    Standing,
     Taken,
 )
 from sluicegate.state.keeping import Keeping
-
-
-class Phase(StrEnum):
-    """How far an event's end has come."""
-
-    OPEN = "open"
-    CLAIMED = "claimed"
-    DONE = "done"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,7 +95,7 @@ _Key = tuple[str, str]
 
 
 class FakeState:
-    """Copies, Ends, Steps and Histories in memory. `run_id` plays the server's; set it to restart.
+    """Copies, Ends, Steps, Histories and Standings in memory. `run_id` plays the server's; set it to restart.
 
     While `is_available` is false every method raises StateUnavailableError and changes nothing.
     """
@@ -295,6 +288,13 @@ class FakeState:
             steps.history = tuple(entry for origin, entry in entries if _is_earlier(origin, ref.origin))
         return steps.history
 
+    # --- Standings --------------------------------------------------------------------------------
+
+    async def standings(self, refs: Sequence[EventRef]) -> tuple[Standing | None, ...]:
+        """Return how each event stands, in the order asked; None without a row."""
+        self._check()
+        return tuple(_standing(self.row_of(ref)) for ref in refs)
+
     # --- The rules of design section 7 --------------------------------------------------------------
 
     def _is_over(self, row: Row) -> bool:
@@ -421,3 +421,16 @@ def _place(ref: EventRef) -> tuple[_Key, str, int]:
 def _is_earlier(left: Origin, origin: Origin) -> bool:
     """Offsets compare within one partition only; another partition's entries are there, so earlier."""
     return (left.topic, left.partition) != (origin.topic, origin.partition) or left.offset < origin.offset
+
+
+def _standing(row: Row | None) -> Standing | None:
+    if row is None:
+        return None
+    return Standing(
+        live=row.live,
+        gen=row.gen,
+        phase=row.phase,
+        kind=row.kind,
+        is_cancelled=row.is_cancelled,
+        due_at_ms=row.due_at_ms or None,
+    )

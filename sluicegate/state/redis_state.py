@@ -23,8 +23,10 @@ from sluicegate.state.api import (
     Leased,
     Memo,
     ParkVerdict,
+    Phase,
     Run,
     Stale,
+    Standing,
     Taken,
 )
 from sluicegate.state.codec import pack_end, pack_entry, unpack_end, unpack_entry
@@ -34,7 +36,7 @@ from sluicegate.state.scripts import Call, ScriptRunner, load_script
 
 
 class RedisState:
-    """Copies, Ends, Steps and Histories in Redis, shared by all workers of a deployment.
+    """Copies, Ends, Steps, Histories and Standings in Redis, shared by all workers of a deployment.
 
     `group` is the deployment's name and the prefix of every key; `new_gen` returns a random id. Every
     method may be repeated and raises StateUnavailableError when Redis did not answer within `timeout_s`.
@@ -63,6 +65,7 @@ class RedisState:
         self._complete = load_script("step_complete")
         self._release = load_script("step_release")
         self._earlier = load_script("history_earlier")
+        self._standing = load_script("standing")
 
     # --- Copies -----------------------------------------------------------------------------------
 
@@ -187,6 +190,13 @@ class RedisState:
         reply = await self._runner.run(Call(script=self._earlier, keys=(keys.steps, keys.history), args=args))
         return tuple(unpack_entry(packed) for packed in reply)
 
+    # --- Standings --------------------------------------------------------------------------------
+
+    async def standings(self, refs: Sequence[EventRef]) -> tuple[Standing | None, ...]:
+        """Return how each event stands, in the order asked, in one round trip; None without a row."""
+        calls = [Call(script=self._standing, keys=(self._keys(ref).row,), args=()) for ref in refs]
+        return tuple(_standing(reply) for reply in await self._runner.run_all(calls))
+
     def _keys(self, ref: EventRef) -> Keys:
         return keys_of(self._group, ref)
 
@@ -210,3 +220,17 @@ def _taken(reply: list[bytes | int]) -> Taken:
             return Taken(verdict=Cancelled(gen=gen.decode()), switch_was_lost=lost == 1)
         case _:
             return Taken(verdict=Stale())
+
+
+def _standing(reply: list[bytes]) -> Standing | None:
+    if not reply:
+        return None
+    live, gen, state, kind, due_at_ms, cancel = (value.decode() for value in reply)
+    return Standing(
+        live=live or None,
+        gen=gen or None,
+        phase=Phase(state or Phase.OPEN),
+        kind=EndKind(kind) if kind else None,
+        is_cancelled=bool(cancel),
+        due_at_ms=int(due_at_ms) if due_at_ms else None,
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sluicegate.state.api import Copy, End
-from sluicegate.state.fake_state import FakeState, Phase, Row
+from sluicegate.state.api import Copy, End, Phase
+from sluicegate.state.fake_state import FakeState, Row
 
 
 class SwitchesUnconditionally(FakeState):

@@ -46,6 +46,17 @@ async def test_the_calls_of_one_turn_share_a_round_trip(redis_client: redis.asyn
     assert len(await redis_client.client_list()) == 1
 
 
+async def test_many_standings_are_one_round_trip(redis_client: redis.asyncio.Redis) -> None:
+    """An operator's question about hundreds of events costs the workers' Redis one read."""
+    state = state_on(redis_client)
+    await state.standings([other(0)])
+    before = await reads(redis_client)
+    found = await state.standings([other(number) for number in range(300)])
+    assert (len(found), set(found)) == (300, {None})
+    # The server reads a large request in pieces of 16 KiB.
+    assert await reads(redis_client) - before < 10
+
+
 async def test_each_call_gets_its_own_reply(redis_client: redis.asyncio.Redis) -> None:
     """Also when the server knows only some of the scripts, and answers those first."""
     state = state_on(redis_client)

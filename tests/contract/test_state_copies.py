@@ -16,8 +16,10 @@ from sluicegate.state.api import (
     EventRef,
     Finish,
     ParkVerdict,
+    Phase,
     Run,
     Stale,
+    Standing,
 )
 from sluicegate.state.keeping import Keeping
 from tests.contract.state_stands import FakeStand, RedisStand, Stand, event
@@ -405,3 +407,52 @@ async def test_the_end_of_an_event_known_by_its_copy_alone_is_marked_for_the_hor
     gen = await run_gen(stand, event(5), FIRST)
     await end(stand, event(5), gen)
     assert await stand.remembers_for_ms(event(5)) == pytest.approx(7 * 24 * HOUR_MS, abs=5000)
+
+
+async def test_many_standings_come_in_the_order_asked(stand: Stand) -> None:
+    """Running, parked, claimed, ended, cancelled and unknown events, read together and not changed."""
+    ran = await run_gen(stand, event(1))
+    parked = await run_gen(stand, event(2, key="c-2"))
+    due_at_ms = await park(stand, event(2, key="c-2"), FIRST, parked)
+    claimed = await run_gen(stand, event(3, key="c-3"))
+    await stand.state.claim(event(3, key="c-3"), claimed, RESULT)
+    ended = await run_gen(stand, event(4, key="c-4"))
+    await end(stand, event(4, key="c-4"), ended, DEAD)
+    await stand.flag_cancelled(event(1))
+    asked = [
+        event(4, key="c-4"),
+        event(9),
+        event(1),
+        event(2, key="c-2"),
+        event(3, key="c-3"),
+        event(3, partition=1, key="c-3"),
+    ]
+
+    found = await stand.state.standings(asked)
+
+    def standing(
+        live: str, gen: str, phase: Phase, kind: EndKind | None = None, due_at_ms: int | None = None
+    ) -> Standing:
+        is_cancelled = gen == ran
+        return Standing(
+            live=live, gen=gen, phase=phase, kind=kind, is_cancelled=is_cancelled, due_at_ms=due_at_ms
+        )
+
+    assert found == (
+        standing("input", ended, Phase.DONE, EndKind.DEAD_LETTER),
+        None,
+        standing("input", ran, Phase.OPEN),
+        standing("1-a", parked, Phase.OPEN, due_at_ms=due_at_ms),
+        standing("input", claimed, Phase.CLAIMED, EndKind.RESULT),
+        None,
+    )
+    assert await stand.state.standings(asked) == found
+
+
+async def test_an_intent_alone_is_a_row_of_which_nothing_counts(stand: Stand) -> None:
+    """After a flush a worker's intent may make the row: no copy counts yet."""
+    due_at_ms = await stand.now_ms() + HOUR_MS
+    await stand.state.intend_park(event(5), due_at_ms)
+    assert await stand.state.standings([event(5)]) == (
+        Standing(live=None, gen=None, phase=Phase.OPEN, kind=None, is_cancelled=False, due_at_ms=due_at_ms),
+    )

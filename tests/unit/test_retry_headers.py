@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from sluicegate.retry.headers import (
     RetrySource,
     next_copy,
     origin_headers,
+    parse_dead_letter_headers,
     parse_retry_headers,
     with_retry_headers,
     without_retry_headers,
@@ -254,3 +257,30 @@ def test_a_copy_is_one_hop_further_and_names_what_it_replaces() -> None:
     second = next_copy(first, "beef")
     assert (first.id, first.replaces, first.hop) == ("1-cafe", "input", 1)
     assert (second.id, second.replaces, second.hop) == ("2-beef", "1-cafe", 2)
+
+
+def test_a_dead_letter_may_have_died_as_the_input_record() -> None:
+    """Its copy is `input`, which no copy in a tier may be; all else is read as a copy's."""
+    headers = with_retry_headers((), replace(TYPICAL, copy=Copy(), due_at_ms=NOW_MS - 5))
+    assert parse_retry_headers(headers, now_ms=NOW_MS, horizon_s=HORIZON_S) is None
+    found = parse_dead_letter_headers(headers, now_ms=NOW_MS)
+    assert found == replace(TYPICAL, copy=Copy(), due_at_ms=NOW_MS - 5)
+
+
+def test_a_dead_letter_without_an_origin_is_nobodys() -> None:
+    """Raw poison that only names a copy cannot be told apart from a stranger's record."""
+    headers = with_retry_headers((), TYPICAL)
+    kept = tuple(header for header in headers if header[0] != "retry-origin-offset")
+    assert parse_dead_letter_headers(kept, now_ms=NOW_MS) is None
+
+
+def test_a_dead_letter_with_an_unreadable_copy_counts_as_the_input_record() -> None:
+    """The origin is what it needs to be sent back; which copy died is only a hint."""
+    headers = (*origin_headers(ORIGIN, NOW_MS), ("retry-copy", b"\xff"))
+    found = parse_dead_letter_headers(headers, now_ms=NOW_MS)
+    assert found is not None
+    assert (found.origin, found.copy, found.repaired) == (
+        ORIGIN,
+        Copy(),
+        ("retry-copy", "retry-due-at-ms"),
+    )
