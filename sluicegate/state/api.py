@@ -1,4 +1,4 @@
-"""The protocol of copies, ends and order, as the five small interfaces that its adapters implement.
+"""The protocol of copies, ends and order, as the six small interfaces that its adapters implement.
 
 Every method is one atomic script. Every method raises StateUnavailableError when Redis did not
 answer or refused; then nothing is known about the write, and repeating it is safe.
@@ -112,6 +112,32 @@ class Standings(Protocol):
 
         Changes nothing. A few hundred at once are well within one timeout.
         """
+
+
+# --- Cancelling -----------------------------------------------------------------------------------
+
+
+class CancelVerdict(StrEnum):
+    """What became of the wish to end an event."""
+
+    FLAGGED = "flagged"  # whoever takes one of its records next dead-letters it
+    TOO_LATE = "too-late"  # an end is claimed already and being published
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelling:
+    """The verdict, and the copy that counted at that moment; `live` None: no copy of it is known."""
+
+    verdict: CancelVerdict
+    live: str | None
+
+
+class Cancels(Protocol):
+    """Ending events that an operator no longer wants."""
+
+    async def cancel(self, ref: EventRef, due_at_ms: int) -> Cancelling:
+        """Flag the event unless it has an end; a flag is kept as long as a copy due then may turn up."""
 
 
 # --- Take -----------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from sluicegate.state.api import (
     Behind,
     Busy,
     Cancelled,
+    Cancelling,
+    CancelVerdict,
     Claimed,
     Copy,
     End,
@@ -36,7 +38,7 @@ from sluicegate.state.scripts import Call, ScriptRunner, load_script
 
 
 class RedisState:
-    """Copies, Ends, Steps, Histories and Standings in Redis, shared by all workers of a deployment.
+    """Every interface of the state in Redis, shared by all workers of a deployment.
 
     `group` is the deployment's name and the prefix of every key; `new_gen` returns a random id. Every
     method may be repeated and raises StateUnavailableError when Redis did not answer within `timeout_s`.
@@ -66,6 +68,7 @@ class RedisState:
         self._release = load_script("step_release")
         self._earlier = load_script("history_earlier")
         self._standing = load_script("standing")
+        self._cancel = load_script("cancel")
 
     # --- Copies -----------------------------------------------------------------------------------
 
@@ -196,6 +199,15 @@ class RedisState:
         """Return how each event stands, in the order asked, in one round trip; None without a row."""
         calls = [Call(script=self._standing, keys=(self._keys(ref).row,), args=()) for ref in refs]
         return tuple(_standing(reply) for reply in await self._runner.run_all(calls))
+
+    # --- Cancels ----------------------------------------------------------------------------------
+
+    async def cancel(self, ref: EventRef, due_at_ms: int) -> Cancelling:
+        """Flag the event unless it has an end; a flag is kept as long as a copy due then may turn up."""
+        args = (due_at_ms, self._keeping.open_ms, self._keeping.horizon_ms)
+        reply = await self._runner.run(Call(script=self._cancel, keys=(self._keys(ref).row,), args=args))
+        verdict, live = (value.decode() for value in reply)
+        return Cancelling(verdict=CancelVerdict(verdict), live=live or None)
 
     def _keys(self, ref: EventRef) -> Keys:
         return keys_of(self._group, ref)
