@@ -53,8 +53,9 @@ def write_down(
         counts=counts or {},
     )
     topic = audit_topic(settings)
-    servers = settings.kafka.bootstrap_servers
-    with ConfluentPublisher(servers, client_id="sluicegate-operator", timeout_s=_AUDIT_TIMEOUT_S) as publisher:
+    with ConfluentPublisher(
+        settings.kafka.bootstrap_servers, client_id="sluicegate-operator", timeout_s=_AUDIT_TIMEOUT_S
+    ) as publisher:
         (error,) = publisher.publish_all([audit_record(entry, topic)])
     if error is not None:
         sys.stderr.write(f"sluicegate: done, but not written down ({error})\n")

@@ -40,7 +40,9 @@ def pauses_of(settings: Settings) -> Mapping[str, Pause]:
 
 def pause_json(pause: Pause | None) -> dict[str, object] | None:
     """Return what programs read of a pause."""
-    return pause and {"by": pause.by, "at_ms": pause.at_ms, "reason": pause.reason}
+    if pause is None:
+        return None
+    return {"by": pause.by, "at_ms": pause.at_ms, "reason": pause.reason}
 
 
 def told(pause: Pause, now_ms: int) -> str:

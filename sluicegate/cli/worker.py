@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import random
-import secrets
 import sys
 import threading
 from collections.abc import Hashable, Mapping
@@ -17,6 +16,7 @@ import structlog
 
 from sluicegate.cli.configuration import command_settings
 from sluicegate.cli.limiting import quota_for
+from sluicegate.cli.stream_state import STATE_TIMEOUT_S, new_id, state_of
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
@@ -36,13 +36,11 @@ from sluicegate.processing.routes import Route, Routes
 from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.retry.policy import RetryPolicy
-from sluicegate.settings import Settings, StreamSettings
+from sluicegate.settings import Settings
 from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.state.connecting import connect
-from sluicegate.state.keeping import Keeping
 from sluicegate.state.pause import Pause, PauseFlags, PauseWatch
 from sluicegate.state.redis_clock import RedisClock
-from sluicegate.state.redis_state import RedisState
 from sluicegate.telemetry.health import HealthServer
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
@@ -57,7 +55,6 @@ from streams.runtime.runner import Fatal, WorkerParts, run_worker
 
 _PUBLISH_TIMEOUT_S = 60.0
 _REVOKE_TIMEOUT_S = 10.0
-_STATE_TIMEOUT_S = 2.0
 _REDIS_CONNECTIONS = 64
 _MAX_ADMITTED_BYTES = 64 * 1024 * 1024
 _ADMITTED_PER_RUNNING = 10
@@ -125,16 +122,10 @@ class _Composition:
         self.metrics = Metrics()
         self.fatal = Fatal()
         self.redis = connect(
-            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=_STATE_TIMEOUT_S
+            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S
         )
         self.clock = RedisClock(self.redis)
-        self.state = RedisState(
-            self.redis,
-            group=settings.kafka.group,
-            new_gen=_new_id,
-            keeping=_keeping(settings, own),
-            timeout_s=_STATE_TIMEOUT_S,
-        )
+        self.state = state_of(settings, stream, self.redis)
         self.limiters = {way.scope: self._limiter(way) for way in self.ways}
         self.callers = {way.provider: self._caller(way.provider) for way in self.ways}
         self.routes = tuple(self._route(way) for way in self.ways)
@@ -152,7 +143,7 @@ class _Composition:
         )
         self.metrics.running.labels(stream).set_function(lambda: self.dispatcher.running)
         self.metrics.admitted.labels(stream).set_function(lambda: self.dispatcher.admitted)
-        flags = PauseFlags(self.redis, group=settings.kafka.group, timeout_s=_STATE_TIMEOUT_S)
+        flags = PauseFlags(self.redis, group=settings.kafka.group, timeout_s=STATE_TIMEOUT_S)
         self.metrics.stream_paused.labels(stream).set(0)
         self.pause = PauseWatch(flags, stream, on_change=self._on_pause)
         self.processor = self._processor()
@@ -178,7 +169,7 @@ class _Composition:
             scope=way.scope,
             quota=quota_for(self.settings, way.scope),
             metrics=self.metrics,
-            process_id=_new_id(),
+            process_id=new_id(),
         )
 
     def _caller(self, name: str) -> HttpLlmCaller:
@@ -214,7 +205,7 @@ class _Composition:
             pauses=self.pauses,
             clock=self.clock,
             random=random.random,
-            new_id=_new_id,
+            new_id=new_id,
             metrics=self.metrics,
         )
         return EventProcessor(
@@ -360,15 +351,3 @@ def _missing(settings: Settings, stream: str, counts: Mapping[str, int]) -> tupl
     if uneven := uneven_topics(alone, counts):
         raise ConfigurationError(uneven[0])
     return tuple(name for name in missing_topics(alone, counts) if name != audit_topic(settings))
-
-
-def _keeping(settings: Settings, own: StreamSettings) -> Keeping:
-    return Keeping(
-        deadline_s=own.deadline_s,
-        horizon_s=settings.retry.horizon_s,
-        dead_letter_s=settings.topics.dlq_retention_s,
-    )
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)

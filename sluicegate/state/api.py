@@ -136,8 +136,11 @@ class Cancelling:
 class Cancels(Protocol):
     """Ending events that an operator no longer wants."""
 
-    async def cancel(self, ref: EventRef, due_at_ms: int) -> Cancelling:
-        """Flag the event unless it has an end; a flag is kept as long as a copy due then may turn up."""
+    async def cancel(self, events: Sequence[tuple[EventRef, int]]) -> tuple[Cancelling, ...]:
+        """Flag each event that has no end, in one round trip; answers come in the order asked.
+
+        Beside an event stands the due time (ms) of a copy of it: its flag is kept until that may turn up.
+        """
 
 
 # --- Take -----------------------------------------------------------------------------------------

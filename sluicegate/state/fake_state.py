@@ -299,9 +299,12 @@ class FakeState:
 
     # --- Cancels ----------------------------------------------------------------------------------
 
-    async def cancel(self, ref: EventRef, due_at_ms: int) -> Cancelling:
-        """Flag the event unless it has an end."""
+    async def cancel(self, events: Sequence[tuple[EventRef, int]]) -> tuple[Cancelling, ...]:
+        """Flag each event that has no end."""
         self._check()
+        return tuple(self._flag(ref, due_at_ms) for ref, due_at_ms in events)
+
+    def _flag(self, ref: EventRef, due_at_ms: int) -> Cancelling:
         found = self.row_of(ref)
         if found is not None and found.phase is not Phase.OPEN:
             is_over = found.phase is Phase.DONE

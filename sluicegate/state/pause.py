@@ -113,7 +113,7 @@ class PauseWatch:
             self._on_change(found)
 
 
-def _unpacked(packed: bytes) -> Pause:
+def _unpacked(packed: bytes | str) -> Pause:
     """Read the flag. That it is there is what counts: one that cannot be read is a pause by nobody known."""
     try:
         found = orjson.loads(packed)

@@ -202,12 +202,21 @@ class RedisState:
 
     # --- Cancels ----------------------------------------------------------------------------------
 
-    async def cancel(self, ref: EventRef, due_at_ms: int) -> Cancelling:
-        """Flag the event unless it has an end; a flag is kept as long as a copy due then may turn up."""
-        args = (due_at_ms, self._keeping.open_ms, self._keeping.horizon_ms)
-        reply = await self._runner.run(Call(script=self._cancel, keys=(self._keys(ref).row,), args=args))
-        verdict, live = (value.decode() for value in reply)
-        return Cancelling(verdict=CancelVerdict(verdict), live=live or None)
+    async def cancel(self, events: Sequence[tuple[EventRef, int]]) -> tuple[Cancelling, ...]:
+        """Flag each event that has no end, in one round trip; answers come in the order asked."""
+        calls = [
+            Call(
+                script=self._cancel,
+                keys=(self._keys(ref).row,),
+                args=(due_at_ms, self._keeping.open_ms, self._keeping.horizon_ms),
+            )
+            for ref, due_at_ms in events
+        ]
+        replies = await self._runner.run_all(calls)
+        return tuple(
+            Cancelling(verdict=CancelVerdict(verdict.decode()), live=live.decode() or None)
+            for verdict, live in replies
+        )
 
     def _keys(self, ref: EventRef) -> Keys:
         return keys_of(self._group, ref)
