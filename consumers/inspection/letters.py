@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consumers.inspection.reading import RangeReader, partitions_of
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
@@ -84,6 +84,10 @@ class LetterReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading."""
         self._reader.close()
 
     def bounds(self) -> dict[Partition, Bounds]:
@@ -97,6 +101,40 @@ class LetterReader:
             retry = parse_dead_letter_headers(record.headers, now_ms=max(0, record.timestamp_ms))
             origin = retry.origin if retry is not None else record.place
             yield Letter(record=record, retry=retry, decoded=self._decoder.decode(record, origin))
+
+
+class LetterBook:
+    """The events that a stream's DLQ names, kept from look to look: each letter is read once."""
+
+    def __init__(self, settings: Settings, stream: str, decoder: EventDecoder, *, most: int) -> None:
+        """A DLQ with more than `most` records is not read."""
+        self._reader = LetterReader(settings, stream, decoder)
+        self._most = most
+        self._next: dict[Partition, int] = {}
+        self._newest: dict[Origin, Letter] = {}
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.close()
+
+    def events(self) -> list[EventRef] | None:
+        """Return every event that the DLQ names now, each once; None when it is not read. Raises BrokerError."""
+        bounds = self._reader.bounds()
+        if sum(bound.high - bound.low for bound in bounds.values()) > self._most:
+            return None
+        unread = {
+            place: Bounds(low=max(bound.low, self._next.get(place, 0)), high=bound.high)
+            for place, bound in bounds.items()
+        }
+        for letter in newest_of_each_event((*self._newest.values(), *self._reader.read(unread))):
+            # Without its value: only the names are asked for.
+            self._newest[letter.origin] = replace(letter, record=replace(letter.record, value=None))
+        self._next = {place: bound.high for place, bound in bounds.items()}
+        for origin, letter in list(self._newest.items()):
+            place = Partition(topic=letter.record.topic, number=letter.record.partition)
+            if place in bounds and letter.record.offset < bounds[place].low:
+                del self._newest[origin]
+        return [letter.ref for letter in self._newest.values()]
 
 
 def newest_of_each_event(letters: Iterable[Letter]) -> list[Letter]:

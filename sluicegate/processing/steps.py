@@ -27,6 +27,7 @@ from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.pauses import Pauses
 from sluicegate.processing.progress import DeliveryProgress
 from sluicegate.processing.reading import Delivery
+from sluicegate.processing.results import Spent
 from sluicegate.processing.routes import Granted, Route, Routes
 from sluicegate.processing.signals import (
     AlreadyOver,
@@ -96,6 +97,7 @@ class EventSteps:
         self.progress = DeliveryProgress(delivery.progress, policy)
         self._on_wire: dict[Lease, asyncio.Task[Sent]] = {}
         self._usage = Usage()
+        self._completed = 0
         self._routes: dict[str, None] = {}  # as an ordered set
         self._is_closed = False
 
@@ -108,6 +110,11 @@ class EventSteps:
     def routes(self) -> tuple[str, ...]:
         """Which routes answered the completed steps, each once, in the order of their first use."""
         return tuple(self._routes)
+
+    @property
+    def spent(self) -> Spent:
+        """What the completed steps took, remembered ones included."""
+        return Spent(calls=self._completed, usage=self._usage, routes=self.routes)
 
     async def complete(
         self,
@@ -149,6 +156,7 @@ class EventSteps:
         except Exception as error:
             raise self._fate.decide(Broken(error=error)) from error
         self._usage += completion.usage
+        self._completed += 1
         if completion.route:
             self._routes[completion.route] = None
         return completion
