@@ -118,7 +118,7 @@ class LetterBook:
         self._reader.close()
 
     def events(self) -> list[EventRef] | None:
-        """Return every event that the DLQ names now, each once; None when it is not read. Raises BrokerError."""
+        """Return every event that the DLQ names now, each once; None when they are too many."""
         bounds = self._reader.bounds()
         if sum(bound.high - bound.low for bound in bounds.values()) > self._most:
             return None

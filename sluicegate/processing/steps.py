@@ -16,7 +16,7 @@ from typing import assert_never
 
 from sluicegate.clock import Clock
 from sluicegate.errors import CallRejectedError, StateUnavailableError
-from sluicegate.limiter.api import Ask, Blocked, Dimension, NeverFits, WaitersReleasedError
+from sluicegate.limiter.api import NOTHING, Ask, Blocked, Dimension, NeverFits, WaitersReleasedError
 from sluicegate.llm.api import CallRequest, Message
 from sluicegate.llm.outcomes import Completed, Failed, Halted, Reason, Rejected, Throttled, Usage
 from sluicegate.processing.account import Account
@@ -47,9 +47,10 @@ from sluicegate.retry.decisions import (
     RetryInPlace,
     decide,
     decide_blocked,
+    expired,
     judged,
 )
-from sluicegate.retry.policy import RetryPolicy
+from sluicegate.retry.policy import RetryPolicy, expires_in_s, has_expired
 from sluicegate.settings import StreamSettings
 from sluicegate.state.api import AlreadyEnded, Busy, Lease, Leased, Memo, Steps
 from sluicegate.state.patient import patiently
@@ -216,6 +217,19 @@ class EventSteps:
                     assert_never(sent.outcome)
 
     async def _permit(self, wanted: _Wanted, progress: Progress) -> Granted:
+        """Wait for a permit, but not beyond the event's expiry: no call is begun for nobody."""
+        event_time_ms, now_ms = self._delivery.envelope.time_ms, self._ports.clock.now_ms
+        try:
+            async with asyncio.timeout(expires_in_s(event_time_ms, self._policy, now_ms())):
+                granted = await self._permit_however_long(wanted, progress)
+        except TimeoutError:
+            raise self._fate.decide(MustDie(letter=expired(progress), progress=progress)) from None
+        if has_expired(event_time_ms, self._policy, now_ms()):
+            granted.route.limiter.settle(granted.permit, NOTHING)
+            raise self._fate.decide(MustDie(letter=expired(progress), progress=progress))
+        return granted
+
+    async def _permit_however_long(self, wanted: _Wanted, progress: Progress) -> Granted:
         ports = self._ports
         patience_s = self.progress.patience_s(ports.clock.now_ms())
         while True:
@@ -229,8 +243,11 @@ class EventSteps:
                     patience_s = None
                 case Blocked() as blocked:
                     now_ms = ports.clock.now_ms()
-                    park = decide_blocked(blocked, progress, self._policy, now_ms, ports.random)
-                    raise self._fate.decide(MustPark(park=park, progress=progress))
+                    match decide_blocked(blocked, progress, self._policy, now_ms, ports.random):
+                        case Park() as park:
+                            raise self._fate.decide(MustPark(park=park, progress=progress))
+                        case DeadLetter() as letter:
+                            raise self._fate.decide(MustDie(letter=letter, progress=progress))
                 case NeverFits():
                     raise CallRejectedError(Reason.PROMPT_TOO_LARGE.value)
 
