@@ -206,10 +206,10 @@ class InspectionStand:
 
 
 class Commands:
-    """Runs commands of the stand in this process."""
+    """Runs commands with a configuration in this process."""
 
-    def __init__(self, stand: InspectionStand, capsys: pytest.CaptureFixture[str]) -> None:
-        self._stand = stand
+    def __init__(self, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._config = config
         self._capsys = capsys
         self.code = 0
         self.out = ""
@@ -218,7 +218,7 @@ class Commands:
     def run(self, *arguments: str) -> str:
         """Run one command; return its stdout and keep the exit code and stderr."""
         self._capsys.readouterr()
-        self.code = run(build_app(), [*arguments, "--config", str(self._stand.config)])
+        self.code = run(build_app(), [*arguments, "--config", str(self._config)])
         self.out, self.err = self._capsys.readouterr()
         return self.out
 

@@ -31,7 +31,7 @@ def stand(embedded_broker: EmbeddedBroker, redis_url: str, prefix: str, tmp_path
 @pytest.fixture
 def commands(stand: InspectionStand, capsys: pytest.CaptureFixture[str]) -> Commands:
     """Return the command line over them."""
-    return Commands(stand, capsys)
+    return Commands(stand.config, capsys)
 
 
 def test_parked_counts_what_the_relay_has_not_released(stand: InspectionStand, commands: Commands) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from sluicegate.kafka.admin import KafkaAdmin
+from tests.contract.inspection_stand import Commands
 from tests.fixtures.kafka import create_real_topics
 from tests.integration.deployment import Deployment, Process, origin
 from tests.integration.test_whole_way import conversations, out_of_order
@@ -40,17 +39,10 @@ def deployment(real_kafka: str, prefix: str, tmp_path: Path) -> Iterator[Deploym
         yield deployment
 
 
-def command(deployment: Deployment, *arguments: str) -> Mapping[str, Any]:
-    """Run a command to its end and return what it prints with `--json`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sluicegate", *arguments, "--json", "--config", str(deployment.config)],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    found: Mapping[str, Any] = json.loads(done.stdout)
-    return found
+@pytest.fixture
+def commands(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> Commands:
+    """Return the command line beside it."""
+    return Commands(deployment.config, capsys)
 
 
 def wait_for_line(process: Process, event: str, *, count: int = 1) -> None:
@@ -75,10 +67,10 @@ def is_ready(process: Process) -> bool:
     return [answer.status_code for answer in answers] == [200, 200]
 
 
-def test_an_incident_is_seen_paused_cancelled_and_resumed(deployment: Deployment) -> None:
-    """Parked events are seen; a pause stops every call and survives a restart; a cancelled event ends at once.
+def test_an_incident_is_seen_paused_cancelled_and_resumed(deployment: Deployment, commands: Commands) -> None:
+    """Parked events are seen; a pause stops all calls and survives a restart; a cancelled event ends at once.
 
-    Its followers, which waited behind it in a tier, are answered in order when they are due.
+    Then its conversation goes on, while another one stands behind its own parked head.
     """
     deployment.start_relay()
     worker = deployment.start_worker(STREAM)
@@ -88,43 +80,100 @@ def test_an_incident_is_seen_paused_cancelled_and_resumed(deployment: Deployment
     deployment.publish(STREAM, first, key="conversation_id")
 
     def parked() -> bool:
-        return bool(command(deployment, "parked", STREAM)["parked"] == 2)
+        return bool(commands.json("parked", STREAM)["parked"] == 2)
 
     wait_until_sync(parked, timeout_s=30, what="two parked events")
-    tiers = {tier["tier"]: tier for tier in command(deployment, "parked", STREAM)["tiers"]}
+    tiers = {tier["tier"]: tier for tier in commands.json("parked", STREAM)["tiers"]}
     assert tiers[5]["reasons"] == {"server-error": 2}
     assert tiers[5]["ended"] == 0
 
     # Paused: nothing is taken, by this worker or by the next one, and both are healthy.
-    command(deployment, "pause", STREAM, "--reason", "an incident")
+    commands.json("pause", STREAM, "--reason", "an incident")
     wait_for_line(worker, "worker.paused")
     calls = len(deployment.calls())
-    deployment.publish(STREAM, conversations(count=4, turns=2), key="conversation_id")
+    later = conversations(count=4, turns=2)
+    of_cancelled = [event for event in later if event["conversation_id"] == "c-0"]
+    others = [event for event in later if event not in of_cancelled]
+    deployment.publish(STREAM, others, key="conversation_id")
     assert worker.stop() == 0
     worker = deployment.start_worker(STREAM)
     wait_for_line(worker, "worker.paused")
     wait_until_sync(lambda: is_ready(worker), timeout_s=30, what="a paused worker that is ready")
 
-    cancelled = command(deployment, "cancel", STREAM, "--key", "c-0")
+    cancelled = commands.json("cancel", STREAM, "--key", "c-0")
     assert cancelled["cancelled"] == 1
-    status = command(deployment, "status")["streams"][STREAM]
-    assert (status["lag"], status["parked"], status["due"]) == (8, 2, 1)
+    status = commands.json("status")["streams"][STREAM]
+    assert (status["lag"], status["parked"], status["due"]) == (len(others), 2, 1)
     assert (status["held_by"], status["paused"]["reason"]) == ("pause", "an incident")
     assert len(deployment.calls()) == calls
-    assert command(deployment, "dlq", STREAM)["dead_letters"] == 0
+    assert commands.json("dlq", STREAM)["dead_letters"] == 0
 
-    command(deployment, "resume", STREAM)
+    commands.json("resume", STREAM)
 
-    # c-0 goes on without its cancelled head; c-1 stands behind its own, which is still parked.
-    ends = deployment.wait_for_ends(STREAM, 1 + 2 * 3, timeout_s=60)
+    # Two conversations are answered; c-1 stands behind its head, which is still parked.
+    ends = deployment.wait_for_ends(STREAM, 1 + 2 * 2, timeout_s=60)
     dead = [end for end in ends if end.topic == deployment.internal(STREAM, "dlq")]
     assert [end.header("dlq-reason") for end in dead] == ["cancelled"]
+    deployment.publish(STREAM, of_cancelled, key="conversation_id")
+    ends = deployment.wait_for_ends(STREAM, 1 + 2 * 3, timeout_s=60)
     assert out_of_order([end for end in ends if end not in dead]) == 0
-    found = command(deployment, "dlq", STREAM)
+    found = commands.json("dlq", STREAM)
     assert {reason: group["dead_letters"] for reason, group in found["reasons"].items()} == {"cancelled": 1}
-    shown = command(deployment, "dlq", STREAM, "--show", origin(dead[0]))
+    shown = commands.json("dlq", STREAM, "--show", origin(dead[0]))
     assert shown["now"] == "ended as dead-letter"
-    tiers = {tier["tier"]: tier for tier in command(deployment, "parked", STREAM)["tiers"]}
+    tiers = {tier["tier"]: tier for tier in commands.json("parked", STREAM)["tiers"]}
     assert (tiers[5]["parked"], tiers[5]["ended"]) == (4, 1)
     audit = [json.loads(record.value or b"") for record in deployment.read(f"{deployment.group}.audit")]
     assert [entry["action"] for entry in audit] == ["pause", "cancel", "resume"]
+
+
+def gives_up(deployment: Deployment, process: Process, says: str) -> None:
+    """Check that a process ends with exit code 1 and says why."""
+    wait_until_sync(lambda: not process.is_running, timeout_s=30, what=f"{process.name} gave up")
+    assert process.process.returncode == 1
+    assert says in process.tail()
+    deployment.processes.remove(process)
+
+
+def test_a_stream_is_widened_as_documented_and_never_runs_unevenly(
+    deployment: Deployment, commands: Commands
+) -> None:
+    """Neither too early nor by half: order holds before and after, and parking works on a new partition."""
+    before, after = conversations(count=6, turns=2), conversations(count=12, turns=4)[24:]
+    deployment.publish(STREAM, before, key="conversation_id")
+    assert (commands.run("topics", "--grow", STREAM, "--partitions", "5"), commands.code) == ("", 1)
+    assert "is not drained (12 in" in commands.err
+    worker, relay = deployment.start_worker(STREAM), deployment.start_relay()
+    deployment.wait_for_ends(STREAM, len(before), timeout_s=60)
+    wait_until_sync(
+        lambda: commands.json("status")["streams"][STREAM]["lag"] == 0, timeout_s=30, what="a drained input"
+    )
+    commands.run("topics", "--grow", STREAM, "--partitions", "5")
+    assert (commands.code, commands.err) == (
+        1,
+        f"sluicegate: 1 workers of {STREAM} are running: stop them first\n",
+    )
+    assert (worker.stop(), relay.stop()) == (0, 0)
+
+    # By hand, and only the input: nothing starts before the rest has followed.
+    KafkaAdmin(deployment.kafka).grow(deployment.input(STREAM), 5)
+    says = f"run `sluicegate topics --grow {STREAM}`"
+    gives_up(deployment, deployment.start_worker(STREAM), says)
+    gives_up(deployment, deployment.start_relay(), says)
+    commands.run("topics", "--grow", STREAM)
+    assert (commands.code, commands.err.count("has 5 partitions now")) == (0, len(deployment.tiers_s) + 1)
+    commands.run("topics", "--grow", STREAM)
+    assert (commands.code, "already" in commands.err) == (0, True)
+
+    deployment.widened |= KafkaAdmin(deployment.kafka).partition_counts()
+    deployment.start_worker(STREAM)
+    deployment.start_relay()
+    deployment.faults({"kind": "status", "status": 500, "retry_after_s": 1, "calls": 6})
+    deployment.publish(STREAM, after, key="conversation_id")
+    ends = deployment.wait_for_ends(STREAM, len(before) + len(after), timeout_s=60)
+    assert {end.topic for end in ends} == {deployment.results(STREAM)}
+    later = [end for end in ends if end.json()["turn"] >= 2]
+    assert len(later) == len(after)
+    assert out_of_order(later) == 0
+    released = deployment.read(deployment.internal(STREAM, "due"))
+    assert max(record.partition for record in released) >= deployment.partitions

@@ -367,7 +367,7 @@ async def test_an_event_ends_at_its_expiry_and_not_when_its_permit_comes() -> No
 
 
 async def test_a_refused_event_that_would_come_back_expired_ends_at_once() -> None:
-    """Whether the header, the backoff or the limiter's block says how long: its tier would keep it in vain."""
+    """Whether a header or the limiter's block says how long: its tier would keep it in vain."""
     world, record = expiring(REFUSED)
     await world.deliver(record)
     assert headers_of(world.letters[0])["dlq-reason"] == "expired"
