@@ -20,7 +20,7 @@ from sluicegate.cli.pausing import pauses_of
 from sluicegate.cli.stream_state import decoder_of, new_id, with_state
 from sluicegate.cli.wording import printable
 from sluicegate.errors import PublishError
-from sluicegate.events.audit import AuditAction
+from sluicegate.events.audit import AuditKind
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.settings import Settings
 from sluicegate.state.api import Cancelling, CancelVerdict
@@ -89,7 +89,7 @@ def cancel(
     is_written = True
     if counts[CancelVerdict.FLAGGED]:
         target = {"key": key, "id": id}
-        is_written = write_down(settings, AuditAction.CANCEL, stream, target=target, counts=counts)
+        is_written = write_down(settings, AuditKind.CANCELLED, stream, target=target, counts=counts)
     is_all = all(each.verdict is not CancelVerdict.TOO_LATE and each.error is None for each in done)
     return 0 if done and is_all and is_written else 1
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import secrets
 import socket
 import sys
 import time
 from collections.abc import Mapping
 
-from sluicegate.events.audit import AuditAction, AuditEntry, TargetValue, audit_record
+from sluicegate.events.audit import AuditEntry, AuditKind, audit_record
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.settings import Settings
 from sluicegate.topics import audit_topic
@@ -33,10 +32,10 @@ def now_ms() -> int:
 
 def write_down(
     settings: Settings,
-    action: AuditAction,
+    kind: AuditKind,
     stream: str,
     *,
-    target: Mapping[str, TargetValue] | None = None,
+    target: Mapping[str, str | None] | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> bool:
     """Publish what was just done to the audit topic; False, and a line on stderr, when Kafka did not take it.
@@ -44,8 +43,7 @@ def write_down(
     It is done all the same, so a command that did what it was asked says so by its exit code.
     """
     entry = AuditEntry(
-        action=action,
-        id=secrets.token_hex(8),
+        kind=kind,
         stream=stream,
         who=who(),
         at_ms=now_ms(),

@@ -10,7 +10,7 @@ import orjson
 from sluicegate.cli.configuration import command_settings
 from sluicegate.cli.operator import now_ms, who, write_down
 from sluicegate.cli.pausing import pause_json, told, with_flags
-from sluicegate.events.audit import AuditAction
+from sluicegate.events.audit import AuditKind
 from sluicegate.state.pause import Pause
 
 
@@ -46,4 +46,4 @@ def pause(stream: str, *, reason: str | None = None, json: bool = False, config:
     else:
         sys.stdout.write(f"{stream} has been paused {told(stands, now_ms())}\n")
     if is_new:
-        write_down(settings, AuditAction.PAUSE, stream, target={"reason": reason})
+        write_down(settings, AuditKind.PAUSED, stream, target={"reason": reason})

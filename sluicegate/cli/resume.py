@@ -10,7 +10,7 @@ import orjson
 from sluicegate.cli.configuration import command_settings
 from sluicegate.cli.operator import now_ms, write_down
 from sluicegate.cli.pausing import pause_json, told, with_flags
-from sluicegate.events.audit import AuditAction
+from sluicegate.events.audit import AuditKind
 
 
 def resume(stream: str, *, json: bool = False, config: Path | None = None) -> None:
@@ -45,4 +45,4 @@ def resume(stream: str, *, json: bool = False, config: Path | None = None) -> No
     else:
         sys.stdout.write(f"{stream} goes on; it was paused {told(lifted, now_ms())}\n")
     if lifted is not None:
-        write_down(settings, AuditAction.RESUME, stream)
+        write_down(settings, AuditKind.RESUMED, stream)

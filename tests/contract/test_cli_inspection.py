@@ -173,7 +173,7 @@ def test_cancelling_a_key_flags_its_parked_events_and_hands_each_a_copy_that_end
     assert isinstance(stand.taken(2, Copy(id="1-a"), key="c-2").verdict, Run)
     (written,) = stand.records(stand.audit, 1)
     audit = json.loads(written.value or b"")
-    assert (audit["action"], audit["target"]) == ("cancel", {"key": "c-1"})
+    assert (audit["kind"], audit["target"]) == ("cancelled", {"key": "c-1"})
     assert audit["counts"] == {"flagged": 2, "ended": 1}
 
 
@@ -215,5 +215,5 @@ def test_pausing_and_resuming_say_who_and_are_written_down(
     assert again["pause"]["reason"] == gone["pause"]["reason"] == "wrong prompt"
     assert first["pause"]["by"] in status
     assert (nothing, commands.code) == (f"{STREAM} was not paused\n", 0)
-    actions = [json.loads(record.value or b"")["action"] for record in stand.records(stand.audit, 2)]
-    assert actions == ["pause", "resume"]
+    kinds = [json.loads(record.value or b"")["kind"] for record in stand.records(stand.audit, 2)]
+    assert kinds == ["paused", "resumed"]

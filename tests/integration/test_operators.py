@@ -124,7 +124,7 @@ def test_an_incident_is_seen_paused_cancelled_and_resumed(deployment: Deployment
     tiers = {tier["tier"]: tier for tier in commands.json("parked", STREAM)["tiers"]}
     assert (tiers[5]["parked"], tiers[5]["ended"]) == (4, 1)
     audit = [json.loads(record.value or b"") for record in deployment.read(f"{deployment.group}.audit")]
-    assert [entry["action"] for entry in audit] == ["pause", "cancel", "resume"]
+    assert [entry["kind"] for entry in audit] == ["paused", "cancelled", "resumed"]
 
 
 def gives_up(deployment: Deployment, process: Process, says: str) -> None:
