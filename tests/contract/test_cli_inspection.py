@@ -174,7 +174,34 @@ def test_cancelling_a_key_flags_its_parked_events_and_hands_each_a_copy_that_end
     (written,) = stand.records(stand.audit, 1)
     audit = json.loads(written.value or b"")
     assert (audit["kind"], audit["target"]) == ("cancelled", {"key": "c-1"})
-    assert audit["counts"] == {"flagged": 2, "ended": 1}
+    assert audit["counts"] == {"cancelled": 2, "followers": 0}
+
+
+def test_what_stood_behind_a_cancelled_event_goes_on_after_it(
+    stand: InspectionStand, commands: Commands
+) -> None:
+    """Its followers were due after it; other keys' and earlier ones keep their due times."""
+    behind = RetrySource.PREDECESSOR
+    stand.publish(
+        [
+            stand.copy(5, source=behind),
+            stand.copy(3, source=behind),
+            stand.copy(4),
+            stand.copy(2, source=behind),
+            stand.copy(6, source=behind, key="c-2"),
+        ]
+    )
+    for offset in (2, 3, 4, 5):
+        stand.parked(offset)
+
+    said = commands.run("cancel", STREAM, "--id", f"{stand.topics.input}/0/3")
+
+    assert said == (
+        "1 cancelled: dead letters as soon as a worker takes them\n1 stood behind them and go on now\n"
+    )
+    due = [_headers(record.headers) for record in stand.records(stand.topics.due, 2)]
+    assert [headers["retry-origin-offset"] for headers in due] == ["3", "5"]
+    assert {headers["retry-replaces"] for headers in due} == {"1-a"}
 
 
 def test_cancelling_by_id_means_one_event_and_what_is_due_already_gets_no_second_copy(

@@ -70,7 +70,7 @@ def is_ready(process: Process) -> bool:
 def test_an_incident_is_seen_paused_cancelled_and_resumed(deployment: Deployment, commands: Commands) -> None:
     """Parked events are seen; a pause stops all calls and survives a restart; a cancelled event ends at once.
 
-    Then its conversation goes on, while another one stands behind its own parked head.
+    Then what stood behind it goes on, while another conversation stands behind its own parked head.
     """
     deployment.start_relay()
     worker = deployment.start_worker(STREAM)
@@ -83,38 +83,43 @@ def test_an_incident_is_seen_paused_cancelled_and_resumed(deployment: Deployment
         return bool(commands.json("parked", STREAM)["parked"] == 2)
 
     wait_until_sync(parked, timeout_s=30, what="two parked events")
+    (head,) = (record for record in deployment.read(deployment.input(STREAM)) if record.key == b"c-0")
+    later = conversations(count=4, turns=3)[4:]
+    followers = [event for event in later if event["conversation_id"] == "c-0"]
+    deployment.publish(STREAM, followers[:1], key="conversation_id")
+    wait_until_sync(
+        lambda: commands.json("parked", STREAM)["parked"] == 3, timeout_s=30, what="a follower behind it"
+    )
     tiers = {tier["tier"]: tier for tier in commands.json("parked", STREAM)["tiers"]}
-    assert tiers[5]["reasons"] == {"server-error": 2}
+    assert tiers[5]["reasons"] == {"server-error": 2, "predecessor": 1}
     assert tiers[5]["ended"] == 0
 
     # Paused: nothing is taken, by this worker or by the next one, and both are healthy.
     commands.json("pause", STREAM, "--reason", "an incident")
     wait_for_line(worker, "worker.paused")
     calls = len(deployment.calls())
-    later = conversations(count=4, turns=2)
-    of_cancelled = [event for event in later if event["conversation_id"] == "c-0"]
-    others = [event for event in later if event not in of_cancelled]
+    others = [event for event in later if event not in followers]
     deployment.publish(STREAM, others, key="conversation_id")
     assert worker.stop() == 0
     worker = deployment.start_worker(STREAM)
     wait_for_line(worker, "worker.paused")
     wait_until_sync(lambda: is_ready(worker), timeout_s=30, what="a paused worker that is ready")
 
-    cancelled = commands.json("cancel", STREAM, "--key", "c-0")
-    assert cancelled["cancelled"] == 1
+    cancelled = commands.json("cancel", STREAM, "--id", f"{head.topic}/{head.partition}/{head.offset}")
+    assert (cancelled["cancelled"], cancelled["followers"]) == (1, 1)
     status = commands.json("status")["streams"][STREAM]
-    assert (status["lag"], status["parked"], status["due"]) == (len(others), 2, 1)
+    assert (status["lag"], status["parked"], status["due"]) == (len(others), 3, 2)
     assert (status["held_by"], status["paused"]["reason"]) == ("pause", "an incident")
     assert len(deployment.calls()) == calls
     assert commands.json("dlq", STREAM)["dead_letters"] == 0
 
     commands.json("resume", STREAM)
 
-    # Two conversations are answered; c-1 stands behind its head, which is still parked.
-    ends = deployment.wait_for_ends(STREAM, 1 + 2 * 2, timeout_s=60)
+    # Two conversations are answered, and what followed in c-0; c-1 stands behind its parked head.
+    ends = deployment.wait_for_ends(STREAM, 2 + 2 * 2, timeout_s=60)
     dead = [end for end in ends if end.topic == deployment.internal(STREAM, "dlq")]
     assert [end.header("dlq-reason") for end in dead] == ["cancelled"]
-    deployment.publish(STREAM, of_cancelled, key="conversation_id")
+    deployment.publish(STREAM, followers[1:], key="conversation_id")
     ends = deployment.wait_for_ends(STREAM, 1 + 2 * 3, timeout_s=60)
     assert out_of_order([end for end in ends if end not in dead]) == 0
     found = commands.json("dlq", STREAM)
@@ -122,7 +127,7 @@ def test_an_incident_is_seen_paused_cancelled_and_resumed(deployment: Deployment
     shown = commands.json("dlq", STREAM, "--show", origin(dead[0]))
     assert shown["now"] == "ended as dead-letter"
     tiers = {tier["tier"]: tier for tier in commands.json("parked", STREAM)["tiers"]}
-    assert (tiers[5]["parked"], tiers[5]["ended"]) == (4, 1)
+    assert (tiers[5]["parked"], tiers[5]["ended"]) == (5, 2)
     audit = [json.loads(record.value or b"") for record in deployment.read(f"{deployment.group}.audit")]
     assert [entry["kind"] for entry in audit] == ["paused", "cancelled", "resumed"]
 
