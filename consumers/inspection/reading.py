@@ -21,22 +21,23 @@ _POLL_S = 0.05  # `consume` waits until its batch is full or this is over
 _BATCH_RECORDS = 500
 _PREFETCH_RECORDS = 1_000
 _PREFETCH_KBYTES = 4_096
+_LOG_LEVEL = 2  # as syslog counts: critical and worse
 
 
 class RangeReader:
     """Reads what partitions hold between two offsets. Use it as a context; not safe in several threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self._consumer = Consumer(
-            consumer_config(
-                settings.kafka.bootstrap_servers,
-                client_id="sluicegate-inspector",
-                group="no-group",
-                session_timeout_s=settings.kafka.session_timeout_s,
-                prefetch_records=_PREFETCH_RECORDS,
-                prefetch_kbytes=_PREFETCH_KBYTES,
-            )
+        config = consumer_config(
+            settings.kafka.bootstrap_servers,
+            client_id="sluicegate-inspector",
+            group="no-group",
+            session_timeout_s=settings.kafka.session_timeout_s,
+            prefetch_records=_PREFETCH_RECORDS,
+            prefetch_kbytes=_PREFETCH_KBYTES,
         )
+        # What goes wrong is raised: a command needs no line for every try to reach a broker that is away.
+        self._consumer = Consumer({**config, "log_level": _LOG_LEVEL})
 
     def __enter__(self) -> Self:
         return self
