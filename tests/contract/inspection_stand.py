@@ -62,9 +62,9 @@ class InspectionStand:
         )
         self.settings = load_settings(self.config, {})
         self.topics = stream_topics(self.settings, STREAM)
-        names = (self.topics.input, self.topics.results, self.topics.dlq)
+        names = (*self.topics.tiers, self.topics.due, self.topics.input, self.topics.results, self.topics.dlq)
+        # All at once: the embedded broker takes up to a second for each time it is asked.
         make_topics(dict.fromkeys(names, PARTITIONS) | {f"{prefix}.audit": 1})
-        make_topics(dict.fromkeys((*self.topics.tiers, self.topics.due), PARTITIONS))
         self.audit = f"{prefix}.audit"
         self._publisher = ConfluentPublisher(kafka, client_id="test", timeout_s=10.0)
 
@@ -119,6 +119,11 @@ class InspectionStand:
             ("ce_causationid", f"event-{offset}".encode()),
         )
         return self._record(self.topics.dlq, key, 0, (*with_retry_headers((), retry), *own))
+
+    def results(self, count: int) -> list[OutgoingRecord]:
+        """Return results that took two calls each."""
+        headers = (("llm-calls", b"2"), ("llm-input-tokens", b"50"), ("llm-output-tokens", b"9"))
+        return [self._record(self.topics.results, "c-1", 0, headers)] * count
 
     def _record(self, topic: str, key: str, partition: int, headers: Headers) -> OutgoingRecord:
         value = {"conversation_id": key, "turn": 0, "speaker": "customer", "text": SECRET}

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from consumers.inspection.costs import MeanCost
+from sluicegate.cli.pausing import with_flags
+from sluicegate.cli.status import Observatory
 from sluicegate.kafka.admin import KafkaAdmin, Partition
 from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import Headers
 from sluicegate.retry.headers import RetrySource
 from sluicegate.state.api import Cancelled, Copy, EndKind, Run, Stale
+from sluicegate.state.pause import Pause
 from sluicegate.topics import relay_group
 from tests.contract.inspection_stand import HOUR_MS, SECRET, STREAM, Commands, InspectionStand
 
@@ -132,6 +136,42 @@ def test_a_dead_letter_that_is_not_there_is_a_failure(stand: InspectionStand, co
     assert commands.code == 1
     assert "no dead letter 0/99" in commands.err
     assert "has no dead letters" in commands.run("dlq", STREAM)
+
+
+def test_status_looks_again_and_again(stand: InspectionStand) -> None:
+    """Dead letters that still count, pauses, what results cost; what is new shows at the next look."""
+    stand.publish([stand.letter(0), stand.letter(1), stand.copy(2), *stand.results(4)])
+    stand.ended(1, EndKind.RESULT)
+    with Observatory(stand.settings) as observatory:
+        chats = observatory.look()[0]
+        assert (chats.still_dead, chats.backlog.dead_letters, chats.backlog.parked) == (1, 2, 1)
+        assert chats.pause is None
+        assert chats.cost == MeanCost(results=4, calls=2.0, input_tokens=50.0, output_tokens=9.0, share=1.0)
+
+        stand.publish([stand.letter(3), stand.letter(0, reason="timeout")])
+        with_flags(stand.settings, lambda flags: flags.pause(STREAM, Pause(by="kim@ops-1", at_ms=1)))
+        again = observatory.look()[0]
+
+    assert (again.still_dead, again.backlog.dead_letters) == (2, 4)
+    assert (again.held_by, again.eta_s) == ("pause", None)
+
+
+def test_without_redis_status_and_parked_show_what_kafka_knows(
+    stand: InspectionStand, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage of Redis is when an operator looks first."""
+    stand.publish([stand.copy(0), stand.letter(1)])
+    monkeypatch.setenv("SLUICEGATE_REDIS__URL", "redis://127.0.0.1:1/0")
+
+    tiers = commands.json("parked", STREAM)["tiers"]
+    assert (commands.code, tiers[0]["parked"], tiers[0]["ended"]) == (0, 1, None)
+    assert "which events have ended is not known" in commands.err
+    assert commands.json("dlq", STREAM)["dead_letters"] == 1
+    status = commands.json("status")["streams"][STREAM]
+    assert (commands.code, status["parked"], status["dlq"], status["paused"]) == (0, 1, 1, None)
+    assert commands.err.count("limits in force are not known") == 1
+    commands.run("pause", STREAM)
+    assert commands.code == 1
 
 
 def test_foreign_text_cannot_command_the_terminal(stand: InspectionStand, commands: Commands) -> None:

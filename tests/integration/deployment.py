@@ -269,9 +269,9 @@ class Deployment:
         self._reader.assign([TopicPartition(topic, number, next_of[number]) for number in wanted])
         while any(next_of[number] < ends[number] for number in wanted):
             # `consume` alone would wait until its batch is full or its time is over.
-            message = self._reader.poll(5)
-            assert message is not None, f"nothing more to read of {topic}"
-            for message in (message, *self._reader.consume(499, timeout=0)):
+            first = self._reader.poll(5)
+            assert first is not None, f"nothing more to read of {topic}"
+            for message in (first, *self._reader.consume(499, timeout=0)):
                 assert message.error() is None, message.error()
                 found.append(_seen(message))
                 next_of[found[-1].partition] = found[-1].offset + 1

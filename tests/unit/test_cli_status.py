@@ -153,15 +153,20 @@ def test_nothing_ends_before_its_last_parked_event_is_due(limited: Settings) -> 
 
 
 def test_a_limit_that_headers_lowered_is_the_one_that_counts(limited: Settings) -> None:
-    """And a block is waited for first."""
+    """So does the part of it that is used after 429s; and a block is waited for first."""
     state = ScopeState(
-        run_id="r", last_now_us=1_000_000, blocked_until_us=11_000_000, learnt=(60.0, 0.0, 0.0, 0.0)
+        run_id="r",
+        last_now_us=1_000_000,
+        blocked_until_us=11_000_000,
+        learnt=(60.0, 0.0, 0.0, 0.0),
+        safe=0.5,
+        safe_at_us=1_000_000,
     )
     levels = scope_levels(Stored(scope=state), quota_for(limited, "main"), clock_us=1_000_000, run_id="r")
 
     found = seen(limited, backlog(lag=60), scopes={"main": levels})
 
-    assert found.at_quota_s == pytest.approx(70)
+    assert found.at_quota_s == pytest.approx(130)
 
 
 def test_a_pause_and_an_open_circuit_have_no_end_that_could_be_told(limited: Settings) -> None:
