@@ -1,27 +1,7 @@
-"""Where a command's settings come from: `--config`, else SLUICEGATE_CONFIG, else sluicegate.toml here."""
+"""Where a command's settings come from: `--config`, else what any process of ours finds."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
+from sluicegate.settings.finding import process_settings as command_settings
 
-from sluicegate.settings import Settings, load_settings
-
-_VARIABLE = "SLUICEGATE_CONFIG"
-_FILE = "sluicegate.toml"
-
-
-def command_settings(config: Path | None) -> Settings:
-    """Load the settings of this process. ConfigurationError also for a named file that is not there."""
-    return load_settings(find_config(config, os.environ, Path()), os.environ)
-
-
-def find_config(given: Path | None, environ: Mapping[str, str], folder: Path) -> Path | None:
-    """Return the configuration file that applies; None when there is none and the defaults do."""
-    if given is not None:
-        return given
-    if named := environ.get(_VARIABLE):
-        return Path(named)
-    here = folder / _FILE
-    return here if here.is_file() else None
+__all__ = ["command_settings"]

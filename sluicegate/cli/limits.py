@@ -16,11 +16,11 @@ from rich.live import Live
 from rich.text import Text
 
 from sluicegate.cli.configuration import command_settings
-from sluicegate.cli.limiting import quota_for
 from sluicegate.cli.limits_view import ScopeLook, as_json, as_table
 from sluicegate.errors import StateUnavailableError
 from sluicegate.limiter.booking import EPOCH_S
 from sluicegate.limiter.levels import scope_levels
+from sluicegate.limiter.quotas import quota_for
 from sluicegate.limiter.reading import read_stored
 from sluicegate.limiter.stored import scope_key
 from sluicegate.settings import Settings

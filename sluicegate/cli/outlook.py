@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from consumers.inspection.backlog import StreamBacklog
 from consumers.inspection.costs import MeanCost
-from sluicegate.cli.limiting import quota_for
 from sluicegate.limiter.api import Lane
 from sluicegate.limiter.forecast import Load, forecast
 from sluicegate.limiter.levels import ScopeLevels, scope_levels
 from sluicegate.limiter.profiles import reserved_tokens
+from sluicegate.limiter.quotas import quota_for
 from sluicegate.limiter.stored import Stored
 from sluicegate.llm.prices import price_of
 from sluicegate.settings import Settings

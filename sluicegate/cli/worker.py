@@ -15,29 +15,24 @@ from pathlib import Path
 import structlog
 
 from sluicegate.cli.configuration import command_settings
-from sluicegate.cli.limiting import quota_for
 from sluicegate.cli.stream_state import STATE_TIMEOUT_S, new_id, state_of
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
-from sluicegate.limiter.costs import CostModel
-from sluicegate.limiter.redis_limiter import RedisLimiter
-from sluicegate.llm.api_key import ApiKeyFile
-from sluicegate.llm.client import HttpLlmCaller
-from sluicegate.llm.prices import required_price
 from sluicegate.processing.calling import Wire
 from sluicegate.processing.handlers import load_handler
 from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.pauses import DrainablePauses
 from sluicegate.processing.process import EventProcessor, ProcessorPorts, StreamRules
 from sluicegate.processing.reading import Delivered, DeliveryReader
-from sluicegate.processing.routes import Route, Routes
+from sluicegate.processing.routes import Routes
+from sluicegate.processing.sending import Sender
 from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
+from sluicegate.providers import Providers
 from sluicegate.retry.policy import RetryPolicy
 from sluicegate.settings import Settings
-from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.state.connecting import connect
 from sluicegate.state.pause import Pause, PauseFlags, PauseWatch
 from sluicegate.state.redis_clock import RedisClock
@@ -93,7 +88,7 @@ async def _run(settings: Settings, stream: str) -> int:
     async with AsyncExitStack() as stack:
         build = _Composition(settings, stream)
         stack.push_async_callback(build.redis.aclose)
-        for caller in build.callers.values():
+        for caller in build.providers.callers.values():
             await stack.enter_async_context(caller)
         await stack.enter_async_context(build.health)
         code = await run_worker(build.parts, build.fatal)
@@ -115,7 +110,6 @@ class _Composition:
         own = settings.stream(stream)
         self.settings, self.stream, self.own = settings, stream, own
         self.topics = stream_topics(settings, stream)
-        self.ways = settings.routes(stream)
         self.policy = RetryPolicy.from_settings(settings.retry, own)
         self.handler = load_handler(own.agent)
         self.log = structlog.get_logger().bind(stream=stream)
@@ -126,9 +120,8 @@ class _Composition:
         )
         self.clock = RedisClock(self.redis)
         self.state = state_of(settings, stream, self.redis)
-        self.limiters = {way.scope: self._limiter(way) for way in self.ways}
-        self.callers = {way.provider: self._caller(way.provider) for way in self.ways}
-        self.routes = tuple(self._route(way) for way in self.ways)
+        self.providers = Providers(settings, self.redis, self.metrics, new_id=new_id)
+        self.routes = self.providers.routes(settings.routes(stream), own.model)
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
         self.wire_calls = WireCalls(self.fatal.report)
         self.pauses = DrainablePauses()
@@ -163,43 +156,11 @@ class _Composition:
         )
         self.parts = self._parts()
 
-    def _limiter(self, way: ConfiguredRoute) -> RedisLimiter:
-        return RedisLimiter(
-            self.redis,
-            scope=way.scope,
-            quota=quota_for(self.settings, way.scope),
-            metrics=self.metrics,
-            process_id=new_id(),
-        )
-
-    def _caller(self, name: str) -> HttpLlmCaller:
-        provider = self.settings.providers[name]
-        return HttpLlmCaller(
-            provider.format.value,
-            provider.base_url,
-            api_key=ApiKeyFile(key_file) if (key_file := provider.api_key_file) else lambda: None,
-            timeout_s=provider.timeout_s,
-        )
-
-    def _route(self, way: ConfiguredRoute) -> Route:
-        limiter = self.limiters[way.scope]
-        is_own_model = way.model == self.own.model
-        return Route(
-            name=way.provider if is_own_model else f"{way.provider}/{way.model}",
-            model=way.model,
-            limiter=limiter,
-            view=limiter,
-            caller=self.callers[way.provider],
-            costs=CostModel(
-                self.settings.providers[way.provider].profile, required_price(self.settings, way)
-            ),
-        )
-
     def _processor(self) -> EventProcessor:
         steps = StepPorts(
             steps=self.state,
             routes=Routes(self.routes, fallback_after_s=self.own.fallback_after_s),
-            wire=Wire(steps=self.state, clock=self.clock, metrics=self.metrics),
+            wire=Wire(steps=self.state, sender=Sender(clock=self.clock, metrics=self.metrics)),
             wire_calls=self.wire_calls,
             leases=self.leases,
             pauses=self.pauses,
@@ -234,7 +195,7 @@ class _Composition:
                 due_topic=self.topics.due,
                 in_place_max_s=self.policy.in_place_max_s,
                 publish_timeout_s=_REVOKE_TIMEOUT_S,
-                views=tuple(self.limiters.values()),
+                views=tuple(self.providers.limiters.values()),
             ),
             reader=DeliveryReader(
                 stream=self.stream,
@@ -257,7 +218,7 @@ class _Composition:
         return WorkerParts(
             build_app=self._build_app,
             services=(
-                *(limiter.run for limiter in self.limiters.values()),
+                *(limiter.run for limiter in self.providers.limiters.values()),
                 self.leases.run,
                 self.clock.run,
                 self.pause.run,
@@ -269,7 +230,7 @@ class _Composition:
             dispatcher=self.dispatcher,
             wire_calls=self.wire_calls,
             drain_s=self.settings.worker.drain_s,
-            call_timeout_s=max(self.settings.providers[name].timeout_s for name in self.callers),
+            call_timeout_s=max(self.settings.providers[name].timeout_s for name in self.providers.callers),
             log=self.log,
         )
 
@@ -294,7 +255,7 @@ class _Composition:
             self.log.info("worker.resumed")
 
     def _release_waiters(self) -> None:
-        for limiter in self.limiters.values():
+        for limiter in self.providers.limiters.values():
             limiter.release_waiters()
         self.pauses.release()
 

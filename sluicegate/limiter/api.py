@@ -164,9 +164,9 @@ class Limiter(Protocol):
     async def report(self, permit: Permit, signal: Signal) -> None:
         """Tell what the call showed. Returns when all others can know, or after 250 ms without Redis.
 
-        Called before `settle` or after it. ALIVE returns at once. A refusal blocks every process, for as
-        long as the provider asked; a block is never shortened. HALTED, and DOWN often enough, open the
-        scope's circuit; a success of a call that began after that closes it.
+        Called before `settle` or after it. ALIVE returns at once, except from a probe. A refusal blocks
+        every process, for as long as the provider asked; a block is never shortened. HALTED, and DOWN
+        often enough, open the scope's circuit; a success of a call that began after that closes it.
         """
 
     def release_waiters(self) -> None:

@@ -96,8 +96,10 @@ class FakeLimiter:
         if self._largest_tokens is not None and ask.cost.tokens > self._largest_tokens:
             return NeverFits(dimension=Dimension.TOKENS)
         asked_at_s = self._now_s
-        while (obstacle := self._obstacle()) is not None:
-            if ask.patience_s is not None and obstacle.wait_s > ask.patience_s:
+        while (obstacle := self._obstacle(ask)) is not None:
+            if ask.patience_s is not None and (
+                obstacle.cause is Dimension.CIRCUIT or obstacle.wait_s > ask.patience_s
+            ):
                 return obstacle
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters[woken] = ask
@@ -158,12 +160,14 @@ class FakeLimiter:
 
     # --- its own ----------------------------------------------------------------------------------
 
-    def _obstacle(self) -> Blocked | None:
+    def _obstacle(self, ask: Ask | None = None) -> Blocked | None:
+        """Return what is in the way; of a due probe only that the ask has the patience for none."""
         blocked_s = self.blocked_for_s()
         if self._open is None:
             return Blocked(wait_s=blocked_s) if blocked_s > 0 else None
         wait_s = max(blocked_s, self._open.next_probe_s(self._now_s))
-        return Blocked(wait_s=wait_s, cause=Dimension.CIRCUIT) if wait_s > 0 else None
+        is_impatient = ask is not None and ask.patience_s is not None
+        return Blocked(wait_s=wait_s, cause=Dimension.CIRCUIT) if wait_s > 0 or is_impatient else None
 
     def _grant(self, ask: Ask, waited_s: float) -> Permit:
         permit = Permit(

@@ -168,15 +168,22 @@ class RedisLimiter:
         if signal.kind in _BLOCKS:
             self._block_here(retry_after_s or (0 if signal.kind is SignalKind.OVERLOADED else RATE_BLOCK_S))
             self._chronicle.refused(signal, self.blocked_for_s())
-        if self._news_sent is None:
-            self._news_sent = asyncio.get_running_loop().create_future()
-        sent = self._news_sent
+        sent = self._next_batch()
         if permit.id == self._probing:
             self._end_probe(news)
         else:
             self._unsettled.tell(news)
-        if not is_alive:
+        if not is_alive or permit.is_probe:
             await asyncio.wait({sent}, timeout=self._timeout_s)
+
+    async def flush(self) -> None:
+        """Return when Redis knows all that was settled, given back and told, or after the timeout without it.
+
+        Before `run()` is cancelled: what it still had to say would otherwise be lost.
+        """
+        sent = self._next_batch()
+        self._unsettled.hurry()
+        await asyncio.wait({sent}, timeout=self._timeout_s)
 
     def release_waiters(self) -> None:
         """Let everybody go who has no permit yet, now and from now on; see `Limiter.release_waiters`."""
@@ -281,6 +288,12 @@ class RedisLimiter:
         for waiter, answer in zip(requesters, reply.answers, strict=True):
             self._act(waiter, answer, reply, is_old=was_repeated)
         self._answer_impatient()
+
+    def _next_batch(self) -> asyncio.Future[None]:
+        """Return what is done when the batch after the one under way is answered."""
+        if self._news_sent is None:
+            self._news_sent = asyncio.get_running_loop().create_future()
+        return self._news_sent
 
     def _batch(self, requesters: list[Waiter], told: ToTell, *, is_look: bool) -> Batch:
         now = self._now()

@@ -101,6 +101,10 @@ class Unsettled:
         self._observations[seen.dimension] = seen
         self._send_by(_now() + SETTLE_WITHIN_S)
 
+    def hurry(self) -> None:
+        """Have all that is noted sent at once."""
+        self._send_by(0.0)
+
     def take(self) -> ToTell:
         """Take out what is to be sent now: give-backs, the newest first, and all else in order."""
         told = ToTell(

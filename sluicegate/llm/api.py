@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,15 @@ class CallRequest:
     max_output_tokens: int
     request_id: str
     json_object: bool = False
+
+
+def conversation(system: str | None, messages: Sequence[Message], user: str | None) -> tuple[Message, ...]:
+    """Return the messages of a prompt: `system` first, then `messages`, then `user`; None leaves one out."""
+    return (
+        *((Message(role="system", text=system),) if system is not None else ()),
+        *messages,
+        *((Message(role="user", text=user),) if user is not None else ()),
+    )
 
 
 class LlmCaller(Protocol):

@@ -15,6 +15,7 @@ from sluicegate.limiter.api import (
     NOTHING,
     Ask,
     Blocked,
+    Circuit,
     Limiter,
     NeverFits,
     Permit,
@@ -23,6 +24,9 @@ from sluicegate.limiter.api import (
 )
 from sluicegate.limiter.costs import CostModel
 from sluicegate.llm.api import LlmCaller
+
+# The right to probe is here already: what is left is one round trip to Redis.
+_PROBE_TURN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,10 +70,15 @@ class Routes:
         for route in self._routes:
             ask = ask_for(route)
             patience_s = self._patience_s(ask.patience_s)
-            if _is_open(route, patience_s) or route.view.wants_probe():
-                permit = await self._take_turn(route, replace(ask, patience_s=patience_s))
-                if permit is not None:
-                    return Granted(route=route, permit=permit)
+            permit = None
+            if _is_open(route, patience_s):
+                ask = replace(ask, patience_s=patience_s)
+                permit = await self._take_turn(route, ask, self._fallback_after_s)
+            elif route.view.wants_probe():
+                # With any patience at all it would be told of the circuit, and never be the probe.
+                permit = await self._take_turn(route, replace(ask, patience_s=None), _PROBE_TURN_S)
+            if permit is not None:
+                return Granted(route=route, permit=permit)
         return await _Race().run([(route, ask_for(route)) for route in self._routes])
 
     def lead_past(self, refused: Route, patience_s: float | None) -> bool:
@@ -80,15 +89,23 @@ class Routes:
             _is_open(other, turns_patience_s) for other in others
         )
 
+    def circuit(self) -> Circuit | None:
+        """Return the circuit that is probed first, where every route's is open; None when one is closed."""
+        circuits = [route.view.circuit() for route in self._routes]
+        known = [circuit for circuit in circuits if circuit is not None]
+        if len(known) < len(circuits):
+            return None
+        return min(known, key=lambda circuit: circuit.next_probe_s)
+
     def _patience_s(self, patience_s: float | None) -> float:
         """Return how long a route may be blocked without losing its turn."""
         return self._fallback_after_s if patience_s is None else min(self._fallback_after_s, patience_s)
 
-    async def _take_turn(self, route: Route, ask: Ask) -> Permit | None:
+    async def _take_turn(self, route: Route, ask: Ask, turn_s: float) -> Permit | None:
         """Wait for one route's permit; None when its turn is over or it will not give one."""
         try:
             # Its queue may be waited for even by a call that has no patience left for blocks.
-            async with asyncio.timeout(self._fallback_after_s):
+            async with asyncio.timeout(turn_s):
                 answer = await route.limiter.acquire(ask)
         except TimeoutError:
             return None

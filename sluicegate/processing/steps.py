@@ -17,11 +17,11 @@ from typing import assert_never
 from sluicegate.clock import Clock
 from sluicegate.errors import CallRejectedError, StateUnavailableError
 from sluicegate.limiter.api import NOTHING, Ask, Blocked, Dimension, NeverFits, WaitersReleasedError
-from sluicegate.llm.api import CallRequest, Message
+from sluicegate.llm.api import CallRequest, Message, conversation
 from sluicegate.llm.outcomes import Completed, Failed, Halted, Reason, Rejected, Throttled, Usage
 from sluicegate.processing.account import Account
 from sluicegate.processing.answers import decode_answer, prompt_bytes, request_hash
-from sluicegate.processing.calling import Call, Sent, Wire
+from sluicegate.processing.calling import Call, Wire
 from sluicegate.processing.context import Completion
 from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.pauses import Pauses
@@ -29,6 +29,7 @@ from sluicegate.processing.progress import DeliveryProgress
 from sluicegate.processing.reading import Delivery
 from sluicegate.processing.results import Spent
 from sluicegate.processing.routes import Granted, Route, Routes
+from sluicegate.processing.sending import Sent
 from sluicegate.processing.signals import (
     AlreadyOver,
     Broken,
@@ -132,11 +133,7 @@ class EventSteps:
             raise RuntimeError(f"step {step} was asked for after its handler had returned")
         request = CallRequest(
             model=self._settings.model,
-            messages=(
-                *((Message(role="system", text=system),) if system is not None else ()),
-                *messages,
-                *((Message(role="user", text=user),) if user is not None else ()),
-            ),
+            messages=conversation(system, messages, user),
             max_output_tokens=max_output_tokens or self._settings.max_output_tokens,
             request_id="",
             json_object=json_object,

@@ -7,7 +7,7 @@ that may hold a credential shows in a repr.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -382,7 +382,11 @@ class Settings(_Section):
     def routes(self, name: str) -> tuple[Route, ...]:
         """Return the ways that the named stream's calls may take: its own first, then its fallbacks."""
         own = self.stream(name)
-        ways = [(own.provider, own.model), *(read_fallback(text, own.model) for text in own.fallback)]
+        return self.routes_of(own.provider, own.model, own.fallback)
+
+    def routes_of(self, provider: str, model: str, fallback: Sequence[str]) -> tuple[Route, ...]:
+        """Return the ways of calls to that provider and model, then those of `fallback`, as in a stream."""
+        ways = [(provider, model), *(read_fallback(text, model) for text in fallback)]
         return tuple(
             Route(provider=provider, model=model, scope=self.scope_for(provider, model))
             for provider, model in ways

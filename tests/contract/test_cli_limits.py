@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from sluicegate.cli.limiting import quota_for
 from sluicegate.cli.limits import Observer, named_scopes
 from sluicegate.cli.limits_view import as_json
 from sluicegate.cli.main import build_app, run
 from sluicegate.limiter.api import Ask, Cost, Lane, Permit, Signal, SignalKind
 from sluicegate.limiter.booking import Quota
+from sluicegate.limiter.quotas import quota_for
 from sluicegate.limiter.redis_limiter import RedisLimiter
 from sluicegate.limiter.stored import ScopeKeys
 from sluicegate.llm.outcomes import QuotaKind, QuotaReport

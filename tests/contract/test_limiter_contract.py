@@ -371,11 +371,17 @@ async def test_a_probe_that_fails_doubles_the_wait_for_the_next_one(case: Case, 
 
 
 async def test_with_nobody_waiting_a_due_probe_is_wanted_and_the_next_ask_makes_it(case: Case) -> None:
-    """Not before it is due, not while it is on the wire, and again when it was never made."""
+    """Not before it is due, not while it is on the wire, and again when it was never made.
+
+    An ask with any patience at all is not the one: it is told of the circuit.
+    """
     await _halted(case)
     assert not case.view.wants_probe()
     await case.pass_time(FIRST_PROBE_S)
     await wait_until(case.view.wants_probe)
+    impatient = await case.limiter.acquire(_ask(patience_s=60))
+    assert isinstance(impatient, Blocked)
+    assert impatient.cause is Dimension.CIRCUIT
 
     probe = await _granted(case)
     assert probe.is_probe

@@ -268,10 +268,10 @@ class Deployment:
         wanted = [number for number, end in ends.items() if next_of[number] < end]
         self._reader.assign([TopicPartition(topic, number, next_of[number]) for number in wanted])
         while any(next_of[number] < ends[number] for number in wanted):
-            # `consume` alone would wait until its batch is full or its time is over.
+            # `consume` would wait for all 500 or the whole timeout.
             first = self._reader.poll(5)
             assert first is not None, f"nothing more to read of {topic}"
-            for message in (first, *self._reader.consume(499, timeout=0)):
+            for message in (first, *self._reader.consume(500, timeout=0)):
                 assert message.error() is None, message.error()
                 found.append(_seen(message))
                 next_of[found[-1].partition] = found[-1].offset + 1

@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -34,54 +33,23 @@ from sluicegate.llm.outcomes import (
     Rejected,
     Throttled,
 )
+from tests.fixtures.provider import COMMAND, ProviderProcess
 from tests.waiting import wait_until, wait_until_sync
 
 _CANARY = "canary-7f3a"
 _KEY = "sk-canary-key-91"
 _FORMATS = ("openai", "anthropic")
-_COMMAND = (sys.executable, "-c", "from sluicegate.cli import main; raise SystemExit(main())", "provider")
-
-
-class _Provider:
-    """The simulator as `sluicegate provider` starts it."""
-
-    def __init__(self, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [*_COMMAND, "--port", "0", "--latency-ms", "5", *options],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        ready: dict[str, Any] = json.loads(self.process.stdout.readline())
-        self.address: str = ready["address"]
-        self.base_url: str = ready["base_url"]
-
-    def fault(self, **spec: Any) -> httpx.Response:
-        return httpx.post(f"{self.address}/faults", json=spec, trust_env=False)
-
-    def clear_faults(self) -> None:
-        httpx.delete(f"{self.address}/faults", trust_env=False)
-
-    def stats(self, query: str = "") -> dict[str, Any]:
-        stats: dict[str, Any] = httpx.get(f"{self.address}/stats{query}", trust_env=False).json()
-        return stats
-
-    def last_call(self) -> dict[str, Any]:
-        call: dict[str, Any] = self.stats()["calls"][-1]
-        return call
 
 
 @pytest.fixture(scope="module")
-def shared_provider() -> Iterator[_Provider]:
+def shared_provider() -> Iterator[ProviderProcess]:
     """One process for all tests that leave its quota alone."""
-    provider = _Provider("--requests-per-minute", "600000", "--tokens-per-minute", "1000000000")
-    yield provider
-    provider.process.kill()
-    provider.process.wait()
+    with ProviderProcess("--requests-per-minute", "600000", "--tokens-per-minute", "1000000000") as provider:
+        yield provider
 
 
 @pytest.fixture
-def provider(shared_provider: _Provider) -> _Provider:
+def provider(shared_provider: ProviderProcess) -> ProviderProcess:
     """The same, without a fault that another test left."""
     shared_provider.clear_faults()
     return shared_provider
@@ -152,7 +120,7 @@ def _raw_answer(raw: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWri
 
 
 @pytest.mark.parametrize("format", _FORMATS)
-async def test_a_call_is_answered_and_recorded_with_its_id(provider: _Provider, format: str) -> None:
+async def test_a_call_is_answered_and_recorded_with_its_id(provider: ProviderProcess, format: str) -> None:
     """Text, model and usage come back; identity, step and attempt are in the provider's record."""
     outcome = await _call(provider.base_url, format)
     assert isinstance(outcome, Completed)
@@ -165,7 +133,7 @@ async def test_a_call_is_answered_and_recorded_with_its_id(provider: _Provider, 
     assert call["completion_tokens"] == outcome.usage.output_tokens
 
 
-async def test_a_call_that_asks_for_json_gets_an_object(provider: _Provider) -> None:
+async def test_a_call_that_asks_for_json_gets_an_object(provider: ProviderProcess) -> None:
     """`json_object` reaches the provider as its response format."""
     async with _caller(provider.base_url) as caller:
         outcome = await caller.call(_request(json_object=True))
@@ -217,7 +185,7 @@ _FAULTS: list[tuple[dict[str, Any], Outcome]] = [
 @pytest.mark.parametrize("format", _FORMATS)
 @pytest.mark.parametrize(("fault", "expected"), _FAULTS, ids=lambda value: str(value)[:40])
 async def test_every_injected_fault_becomes_its_outcome(
-    provider: _Provider, format: str, fault: dict[str, Any], expected: Outcome
+    provider: ProviderProcess, format: str, fault: dict[str, Any], expected: Outcome
 ) -> None:
     """What the provider does and what the client says of it; the next call is answered again."""
     assert provider.fault(**fault).status_code == 200
@@ -241,7 +209,7 @@ _CARRYING: list[tuple[dict[str, Any] | None, type[Outcome]]] = [
 @pytest.mark.parametrize("format", _FORMATS)
 @pytest.mark.parametrize(("fault", "kind"), _CARRYING, ids=lambda value: str(value)[:40])
 async def test_every_kind_of_outcome_carries_the_providers_limits(
-    provider: _Provider, format: str, fault: dict[str, Any] | None, kind: type[Outcome]
+    provider: ProviderProcess, format: str, fault: dict[str, Any] | None, kind: type[Outcome]
 ) -> None:
     """Both dimensions, as the simulator's headers have them in each format."""
     if fault is not None:
@@ -267,7 +235,7 @@ async def test_every_kind_of_outcome_carries_the_providers_limits(
     ],
     ids=["hang", "slow headers", "slow body"],
 )
-async def test_one_deadline_bounds_the_whole_call(provider: _Provider, fault: dict[str, Any]) -> None:
+async def test_one_deadline_bounds_the_whole_call(provider: ProviderProcess, fault: dict[str, Any]) -> None:
     """Bytes that trickle in do not prolong it, and the provider sees the caller leave."""
     provider.fault(**fault)
     started = time.monotonic()
@@ -278,7 +246,7 @@ async def test_one_deadline_bounds_the_whole_call(provider: _Provider, fault: di
     assert provider.last_call()["completed_at"] is None
 
 
-async def test_a_cut_is_a_429_with_the_time_to_its_end(provider: _Provider) -> None:
+async def test_a_cut_is_a_429_with_the_time_to_its_end(provider: ProviderProcess) -> None:
     """The outage that the demo shows, as a worker sees it."""
     provider.fault(kind="cut", for_s=30, retry_after_s=20)
     outcome = await _call(provider.base_url)
@@ -303,7 +271,7 @@ async def test_a_cut_is_a_429_with_the_time_to_its_end(provider: _Provider) -> N
     ids=["no credit", "no key"],
 )
 async def test_an_error_of_the_whole_account_strikes_every_call_until_it_is_over(
-    provider: _Provider, fault: dict[str, Any], expected: Outcome
+    provider: ProviderProcess, fault: dict[str, Any], expected: Outcome
 ) -> None:
     """Not one call gets through: what a circuit is for."""
     provider.fault(**fault)
@@ -314,7 +282,7 @@ async def test_an_error_of_the_whole_account_strikes_every_call_until_it_is_over
         assert isinstance(await caller.call(_request()), Completed)
 
 
-def test_spent_credit_is_written_as_the_vendor_writes_it(provider: _Provider) -> None:
+def test_spent_credit_is_written_as_the_vendor_writes_it(provider: ProviderProcess) -> None:
     """Type and code of its own, and no time to wait, since none helps."""
     provider.fault(kind="status", status=429, code="insufficient_quota", for_s=60)
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -329,7 +297,9 @@ def test_spent_credit_is_written_as_the_vendor_writes_it(provider: _Provider) ->
 
 
 @pytest.mark.parametrize("format", _FORMATS)
-async def test_a_shortage_of_capacity_is_an_overload_without_a_wait(provider: _Provider, format: str) -> None:
+async def test_a_shortage_of_capacity_is_an_overload_without_a_wait(
+    provider: ProviderProcess, format: str
+) -> None:
     """Calls up to the bound are answered, the one above it is not."""
     provider.fault(kind="slow", delay_s=60, for_s=60)
     provider.fault(kind="capacity", concurrency=2, for_s=60)
@@ -348,7 +318,7 @@ async def test_a_shortage_of_capacity_is_an_overload_without_a_wait(provider: _P
 
 async def test_more_calls_at_once_than_an_account_may_make_are_told_so() -> None:
     """A 429 with a short wait in one format, an overload in the other."""
-    provider = _Provider("--concurrency", "1")
+    provider = ProviderProcess("--concurrency", "1")
     try:
         provider.fault(kind="slow", delay_s=60, for_s=60)
         async with _caller(provider.base_url) as caller, asyncio.TaskGroup() as tasks:
@@ -369,7 +339,7 @@ async def test_more_calls_at_once_than_an_account_may_make_are_told_so() -> None
 
 async def test_limits_of_input_and_output_are_reported_apart() -> None:
     """As options of the provider, and as reports of the client; strangers' use is seen in them."""
-    provider = _Provider("--input-tokens-per-minute", "60000", "--output-tokens-per-minute", "30000")
+    provider = ProviderProcess("--input-tokens-per-minute", "60000", "--output-tokens-per-minute", "30000")
     try:
         outcome = await _call(provider.base_url, "anthropic")
         assert [(quota.kind, quota.limit) for quota in outcome.quotas] == [
@@ -387,7 +357,7 @@ async def test_limits_of_input_and_output_are_reported_apart() -> None:
         provider.process.wait()
 
 
-async def test_a_thousand_calls_are_on_the_wire_at_once(provider: _Provider) -> None:
+async def test_a_thousand_calls_are_on_the_wire_at_once(provider: ProviderProcess) -> None:
     """No pool in the client holds them up: the limiter decides, not the transport."""
     provider.fault(kind="slow", delay_s=60, for_s=60)
     async with _caller(provider.base_url, timeout_s=60) as caller, asyncio.TaskGroup() as tasks:
@@ -399,7 +369,7 @@ async def test_a_thousand_calls_are_on_the_wire_at_once(provider: _Provider) -> 
             call.cancel()
 
 
-async def test_a_body_that_was_announced_too_large_is_not_read(provider: _Provider) -> None:
+async def test_a_body_that_was_announced_too_large_is_not_read(provider: ProviderProcess) -> None:
     """Content-Length alone ends the call."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n"
     async with _server(_raw_answer(head)) as base_url:
@@ -408,7 +378,7 @@ async def test_a_body_that_was_announced_too_large_is_not_read(provider: _Provid
     assert outcome.reason is Reason.ANSWER_TOO_LARGE
 
 
-async def test_an_error_with_an_endless_body_is_still_that_error(provider: _Provider) -> None:
+async def test_an_error_with_an_endless_body_is_still_that_error(provider: ProviderProcess) -> None:
     """The status says what it was; the rest of the body is left on the wire."""
     head = b"HTTP/1.1 500 Oops\r\nContent-Length: 2000000\r\n\r\n" + b" " * 100_000
     async with _server(_raw_answer(head)) as base_url:
@@ -501,7 +471,7 @@ async def test_a_certificate_that_nobody_vouches_for_never_reached_the_provider(
 
 
 async def test_proxies_of_the_environment_are_ignored(
-    provider: _Provider, monkeypatch: pytest.MonkeyPatch
+    provider: ProviderProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prompt goes where the settings say and nowhere else."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -510,7 +480,7 @@ async def test_proxies_of_the_environment_are_ignored(
 
 
 async def test_neither_prompt_nor_answer_nor_key_is_logged_or_shown(
-    provider: _Provider, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    provider: ProviderProcess, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """At every level of every logger, in the client's repr, and in the outcome of a failed call."""
     caplog.set_level(logging.DEBUG)
@@ -528,7 +498,7 @@ async def test_neither_prompt_nor_answer_nor_key_is_logged_or_shown(
     assert _KEY not in shown
 
 
-async def test_a_step_name_cannot_smuggle_a_header(provider: _Provider) -> None:
+async def test_a_step_name_cannot_smuggle_a_header(provider: ProviderProcess) -> None:
     """Line breaks and other scripts in an id go out percent-encoded."""
     request = CallRequest(
         model="small",
@@ -541,7 +511,7 @@ async def test_a_step_name_cannot_smuggle_a_header(provider: _Provider) -> None:
     assert provider.last_call()["request_id"] == "e/r%C3%A9sum%C3%A9%0D%0AX-Evil: 1/1"
 
 
-async def test_text_that_no_json_can_carry_is_rejected_before_it_is_sent(provider: _Provider) -> None:
+async def test_text_that_no_json_can_carry_is_rejected_before_it_is_sent(provider: ProviderProcess) -> None:
     """Half of a surrogate pair ends its event and nothing else."""
     async with _caller(provider.base_url) as caller:
         assert await caller.call(_request(text="\ud800")) == Rejected(reason=Reason.BAD_REQUEST)
@@ -556,7 +526,7 @@ def test_an_unknown_format_is_a_configuration_error() -> None:
 @pytest.mark.parametrize("format", _FORMATS)
 async def test_the_quota_refuses_with_headers_that_the_client_reads(format: str) -> None:
     """A burst of one, then a wait that the provider names."""
-    provider = _Provider("--requests-per-minute", "6", "--burst-s", "0.1")
+    provider = ProviderProcess("--requests-per-minute", "6", "--burst-s", "0.1")
     try:
         async with _caller(provider.base_url, format) as caller:
             assert isinstance(await caller.call(_request()), Completed)
@@ -579,7 +549,7 @@ async def test_the_quota_refuses_with_headers_that_the_client_reads(format: str)
 @pytest.mark.parametrize("enforcement", ["fixed", "log"])
 async def test_a_window_refuses_for_a_time_and_a_call_above_it_for_good(enforcement: str) -> None:
     """The wait is within the window; what no window holds is rejected by its message."""
-    provider = _Provider(
+    provider = ProviderProcess(
         *("--enforcement", enforcement, "--window-s", "6000"),
         *("--requests-per-minute", "0.01", "--tokens-per-minute", "4"),
     )
@@ -600,7 +570,7 @@ async def test_a_window_refuses_for_a_time_and_a_call_above_it_for_good(enforcem
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_provider_ends_at_once_with_calls_at_work(number: signal.Signals) -> None:
     """Exit code 0 and no waiting for a call that hangs."""
-    provider = _Provider()
+    provider = ProviderProcess()
     provider.fault(kind="hang", calls=5)
     body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -623,7 +593,7 @@ def test_what_the_provider_cannot_do_is_wrong_usage() -> None:
         (["--enforcement", "log", "--requests-per-minute", "30", "--window-s", "1"], "raise --window-s"),
     ):
         done = subprocess.run(
-            [*_COMMAND, *options],
+            [*COMMAND, *options],
             capture_output=True,
             text=True,
             check=False,
@@ -632,11 +602,11 @@ def test_what_the_provider_cannot_do_is_wrong_usage() -> None:
         assert said in done.stderr
 
 
-def test_a_taken_port_is_one_line_and_exit_code_one(provider: _Provider) -> None:
+def test_a_taken_port_is_one_line_and_exit_code_one(provider: ProviderProcess) -> None:
     """The message says what to do."""
     port = provider.address.rsplit(":", 1)[1]
     done = subprocess.run(
-        [*_COMMAND, "--port", port],
+        [*COMMAND, "--port", port],
         capture_output=True,
         text=True,
         check=False,
@@ -646,7 +616,7 @@ def test_a_taken_port_is_one_line_and_exit_code_one(provider: _Provider) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_calls_are_paged_and_faults_are_checked(provider: _Provider) -> None:
+def test_calls_are_paged_and_faults_are_checked(provider: ProviderProcess) -> None:
     """A live reader asks for what is new; a wrong fault is 400 with the place."""
     httpx.post(
         f"{provider.base_url}/chat/completions",

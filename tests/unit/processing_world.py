@@ -24,6 +24,7 @@ from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.process import EventProcessor, ProcessorPorts, StreamRules
 from sluicegate.processing.reading import Delivered, DeliveryReader
 from sluicegate.processing.routes import Route, Routes
+from sluicegate.processing.sending import Sender
 from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.records import Headers, OutgoingRecord, Record
@@ -200,7 +201,7 @@ class World:
         steps = StepPorts(
             steps=state,
             routes=Routes(self._routes(), fallback_after_s=self.own.fallback_after_s),
-            wire=Wire(steps=state, clock=self.clock, metrics=self.metrics),
+            wire=Wire(steps=state, sender=Sender(clock=self.clock, metrics=self.metrics)),
             wire_calls=self.wire_calls,
             leases=self.leases,
             pauses=self.wrap("pauses", self.pauses),

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from consumers.inspection.backlog import StreamBacklog, TierBacklog
 from consumers.inspection.costs import MeanCost
-from sluicegate.cli.limiting import quota_for
 from sluicegate.cli.outlook import Look, Rates, RedisLook, StreamStatus, outlook
 from sluicegate.cli.status_view import as_json, as_table
 from sluicegate.cli.wording import counted, duration, moment, printable
 from sluicegate.limiter.levels import scope_levels
+from sluicegate.limiter.quotas import quota_for
 from sluicegate.limiter.stored import ScopeState, Stored
 from sluicegate.settings import Settings, load_settings
 from sluicegate.state.pause import Pause

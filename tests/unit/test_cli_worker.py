@@ -36,10 +36,10 @@ async def test_a_worker_has_one_limiter_a_scope_and_one_caller_a_provider(tmp_pa
         assert own.limiter is small.limiter
         assert own.caller is small.caller
         assert own.costs is not small.costs
-        assert list(build.limiters) == ["main", "backup/small"]
-        assert backup.limiter is build.limiters["backup/small"]
+        assert list(build.providers.limiters) == ["main", "backup/small"]
+        assert backup.limiter is build.providers.limiters["backup/small"]
         assert build.parts.call_timeout_s == 40
         services = set(build.parts.services)
-        assert {limiter.run for limiter in build.limiters.values()} <= services
+        assert {limiter.run for limiter in build.providers.limiters.values()} <= services
     finally:
         await build.redis.aclose()

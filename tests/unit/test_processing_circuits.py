@@ -132,9 +132,10 @@ async def test_the_failure_that_opens_the_circuit_is_not_counted_either() -> Non
 
     await world.deliver_while_time_passes(world.chat())
 
-    assert [permit.is_probe for permit in world.limiter.granted[19:]] == [False, True]
+    assert [permit.is_probe for permit in world.limiter.granted[19:]] == [False]
     assert world.letters == []
-    assert len(world.results) == 1
+    retry = retry_of(world, world.parked[0])
+    assert (retry.attempt, retry.counted_failures) == (2, 0)
 
 
 async def test_a_failure_while_the_circuit_is_closed_counts() -> None:

@@ -1,4 +1,4 @@
-"""Where a command finds its settings."""
+"""Where a process finds its settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.cli.configuration import command_settings, find_config
 from sluicegate.errors import ConfigurationError
+from sluicegate.settings.finding import find_config, process_settings
 
 
 def test_the_option_wins_then_the_variable_then_the_file_here(tmp_path: Path) -> None:
@@ -32,4 +32,4 @@ def test_a_named_file_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SLUICEGATE_CONFIG", "/nowhere/sluicegate.toml")
 
     with pytest.raises(ConfigurationError, match=r"/nowhere/sluicegate\.toml"):
-        command_settings(None)
+        process_settings()

@@ -1,4 +1,4 @@
-"""From the settings to what the limiter is built with."""
+"""From the settings to the quota that a scope's limiter is built with."""
 
 from __future__ import annotations
 
