@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from consumers.inspection.reading import RangeReader, partitions_of
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
-from sluicegate.processing.decoding import Decoded, EventDecoder, Undecodable
+from sluicegate.processing.decoding import EventDecoder
 from sluicegate.processing.letters import CAUSATION, ENDED_AT, ERROR_TYPE, WHERE, reason_of
 from sluicegate.records import Origin, Record
 from sluicegate.retry.headers import RetryHeaders, parse_dead_letter_headers
@@ -18,11 +19,15 @@ from sluicegate.topics import stream_topics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """One dead letter. `retry` None: it names no origin, so nothing more is known of its event."""
+    """One dead letter. `retry` None: it names no origin, so nothing more is known of its event.
+
+    `ref` is its event's name in the state, `decoded_id` the event's own id as its bytes tell it.
+    """
 
     record: Record
     retry: RetryHeaders | None
-    decoded: Decoded | Undecodable
+    ref: EventRef
+    decoded_id: str
 
     @property
     def place(self) -> Origin:
@@ -35,14 +40,9 @@ class Letter:
         return self.retry.origin if self.retry is not None else self.record.place
 
     @property
-    def ref(self) -> EventRef:
-        """Its event's name in the state."""
-        return self.decoded.ref
-
-    @property
     def event_id(self) -> str:
         """What others call its event."""
-        return self.text(CAUSATION) or self.decoded.event_id
+        return self.text(CAUSATION) or self.decoded_id
 
     @property
     def reason(self) -> str:
@@ -65,10 +65,14 @@ class Letter:
         found = [value for header, value in self.record.headers if header == name]
         return found[-1].decode("utf-8", "replace") if found else None
 
+    def without_value(self) -> Letter:
+        """Return the same without its payload: thousands of them are held at once."""
+        return replace(self, record=replace(self.record, value=None))
+
     def is_called(self, name: str) -> bool:
         """Whether an operator means this letter: its place in the DLQ, or any name of its event."""
         own = (str(self.place), f"{self.place.partition}/{self.place.offset}")
-        return name in (*own, str(self.origin), self.event_id, self.decoded.event_id, self.ref.identity)
+        return name in (*own, str(self.origin), self.event_id, self.decoded_id, self.ref.identity)
 
 
 class LetterReader:
@@ -100,7 +104,8 @@ class LetterReader:
         for record in self._reader.read(self.bounds() if bounds is None else bounds):
             retry = parse_dead_letter_headers(record.headers, now_ms=max(0, record.timestamp_ms))
             origin = retry.origin if retry is not None else record.place
-            yield Letter(record=record, retry=retry, decoded=self._decoder.decode(record, origin))
+            decoded = self._decoder.decode(record, origin)
+            yield Letter(record=record, retry=retry, ref=decoded.ref, decoded_id=decoded.event_id)
 
 
 class LetterBook:
@@ -126,9 +131,9 @@ class LetterBook:
             place: Bounds(low=max(bound.low, self._next.get(place, 0)), high=bound.high)
             for place, bound in bounds.items()
         }
-        for letter in newest_of_each_event((*self._newest.values(), *self._reader.read(unread))):
-            # Without its value: only the names are asked for.
-            self._newest[letter.origin] = replace(letter, record=replace(letter.record, value=None))
+        read = (letter.without_value() for letter in self._reader.read(unread))
+        for letter in newest_of_each_event(chain(self._newest.values(), read)):
+            self._newest[letter.origin] = letter
         self._next = {place: bound.high for place, bound in bounds.items()}
         for origin, letter in list(self._newest.items()):
             place = Partition(topic=letter.record.topic, number=letter.record.partition)

@@ -63,7 +63,7 @@ def dlq(
 def find_letters(settings: Settings, stream: str, *, every: bool = False) -> Found:
     """Read the DLQ and leave out what no longer counts, unless `every`. Raises BrokerError."""
     with LetterReader(settings, stream, decoder_of(settings, stream)) as reader:
-        letters = list(reader.read())
+        letters = [letter.without_value() for letter in reader.read()]
     newest = newest_of_each_event(letters)
     standings = _standings(settings, stream, newest)
     stands = {letter.origin: standing for letter, standing in zip(newest, standings, strict=True)}

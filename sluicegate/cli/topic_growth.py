@@ -26,7 +26,7 @@ def grow_stream(settings: Settings, stream: str, partitions: int | None) -> tupl
     if wanted < widest:
         raise BrokerError(f"a topic of {stream} has {widest} partitions: Kafka takes none away")
     if members := admin.members(topics.group):
-        raise BrokerError(f"{members} workers of {stream} are running: stop them first")
+        raise BrokerError(f"workers of {stream} are running ({members} in its group): stop them first")
     if counts[topics.input] < wanted:
         _require_drained(settings, stream, topics)
     grown = [name for name in names if counts[name] < wanted]

@@ -156,7 +156,7 @@ def test_a_stream_is_widened_as_documented_and_never_runs_unevenly(
     commands.run("topics", "--grow", STREAM, "--partitions", "5")
     assert (commands.code, commands.err) == (
         1,
-        f"sluicegate: 1 workers of {STREAM} are running: stop them first\n",
+        f"sluicegate: workers of {STREAM} are running (1 in its group): stop them first\n",
     )
     assert (worker.stop(), relay.stop()) == (0, 0)
 
