@@ -16,7 +16,7 @@ _KAFKA_MESSAGE_BYTES = 1_048_588
 _HEADROOM_BYTES = 64 * 1024
 
 _OTHERS, _WORKER, _RELAY = "other services", "worker", "relay"
-_REPLAY, _CANCEL, _OPERATORS = "replay", "cancel", "operators"
+_REPLAY, _CANCEL, _PAUSE, _RESUME, _OPERATORS = "replay", "cancel", "pause", "resume", "operators"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def topic_table(settings: Settings) -> tuple[TopicSpec, ...]:
             table[spec.name] = _both(table[spec.name], spec) if spec.name in table else spec
     audit = _Maker(settings, _KAFKA_MESSAGE_BYTES).make(
         audit_topic(settings),
-        (_REPLAY, _CANCEL),
+        (_REPLAY, _CANCEL, _PAUSE, _RESUME),
         (_OPERATORS,),
         {"retention.ms": _milliseconds(settings.topics.dlq_retention_s)},
     )
@@ -124,7 +124,7 @@ def _of_stream(settings: Settings, stream: str) -> Iterator[TopicSpec]:
     }
     kept = {"retention.ms": _milliseconds(settings.topics.dlq_retention_s)}
     yield public.make(names.input, (_OTHERS,), (_WORKER,), {})
-    yield internal.make(names.due, (_RELAY, _REPLAY), (_WORKER,), waiting)
+    yield internal.make(names.due, (_RELAY, _REPLAY, _CANCEL), (_WORKER,), waiting)
     for tier in names.tiers:
         yield internal.make(tier, (_WORKER, _RELAY), (_RELAY, _REPLAY), waiting)
     yield public.make(names.results, (_WORKER,), (_OTHERS,), {})

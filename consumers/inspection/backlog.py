@@ -12,11 +12,12 @@ from sluicegate.topics import StreamTopics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierBacklog:
-    """What is parked in one tier (numbered from 1), and when its next record is due."""
+    """What is parked in one tier (numbered from 1), and when its next and its last record are due."""
 
     tier: int
     parked: int
     next_due_at_ms: int | None
+    last_due_at_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,10 @@ def _tier(number: int, topic: str, sample: Sample) -> TierBacklog:
         for due_at_ms in _waiting(sample.due_at_ms.get(place, {}), sample.committed.get(place))
     ]
     return TierBacklog(
-        tier=number, parked=_sum(sample, topic).count, next_due_at_ms=min(due_at_ms, default=None)
+        tier=number,
+        parked=_sum(sample, topic).count,
+        next_due_at_ms=min(due_at_ms, default=None),
+        last_due_at_ms=max(due_at_ms, default=None),
     )
 
 

@@ -65,10 +65,14 @@ def limits(*, watch: bool = False, json: bool = False, config: Path | None = Non
 
 
 class Observer:
-    """Looks at the scopes that the settings name, and at those that Redis has besides."""
+    """Looks at the scopes that the settings name, and with `strangers` at those that Redis has besides.
 
-    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+    Finding those walks through all of Redis's keys.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, settings: Settings, *, strangers: bool = True) -> None:
         self._client = client
+        self._wants_strangers = strangers
         self._settings = settings
         self._named = named_scopes(settings)
         self._strangers: list[str] = []
@@ -80,7 +84,7 @@ class Observer:
         Raises StateUnavailableError when one round trip takes longer than 2 s or goes wrong.
         """
         with redis_errors_translated():
-            if time.monotonic() - self._scanned_at >= _SCAN_EVERY_S:
+            if self._wants_strangers and time.monotonic() - self._scanned_at >= _SCAN_EVERY_S:
                 self._strangers = sorted(await self._stored_scopes() - set(self._named))
                 self._scanned_at = time.monotonic()
             async with asyncio.timeout(_TIMEOUT_S):

@@ -93,6 +93,31 @@ COMMANDS = (
         help="Show each scope's limits, how much of them is used, and what calls wait for.",
         example="sluicegate limits --watch",
     ),
+    Command(
+        name="parked",
+        help="Show what waits in a stream's retry tiers: how much, since when, until when, and why.",
+        example="sluicegate parked support-chat",
+    ),
+    Command(
+        name="dlq",
+        help="Show a stream's dead letters by reason, or one of them.",
+        example="sluicegate dlq support-chat --show sluicegate.support-chat.dlq/0/17",
+    ),
+    Command(
+        name="cancel",
+        help="End parked events as dead letters, by key or by id.",
+        example="sluicegate cancel support-chat --key c-1042",
+    ),
+    Command(
+        name="pause",
+        help="Stop a stream's intake in all its workers.",
+        example="sluicegate pause support-chat --reason 'wrong prompt'",
+    ),
+    Command(
+        name="resume",
+        help="Start a paused stream's intake again.",
+        example="sluicegate resume support-chat",
+    ),
 )
 
 

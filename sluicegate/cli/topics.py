@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sluicegate.cli.configuration import command_settings
+from sluicegate.cli.topic_growth import grow_stream
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.topic_check import create_missing, differences
 from sluicegate.topics import TopicSpec, topic_table
@@ -28,9 +29,11 @@ def topics(
     check: bool = False,
     format: Format = "table",
     strimzi_cluster: str = "kafka",
+    grow: str | None = None,
+    partitions: int | None = None,
     config: Path | None = None,
 ) -> int:
-    """Print the topic table, or make and check its topics.
+    """Print the topic table, or make, check and widen its topics.
 
     Parameters
     ----------
@@ -42,11 +45,22 @@ def topics(
         What to print: a table, JSON, or KafkaTopic resources for Strimzi.
     strimzi_cluster
         Name of the Kafka resource that the Strimzi resources belong to.
+    grow
+        Widen this stream's input, `due` and tiers to --partitions, or to the widest of them; its publishers
+        and workers must be stopped, and nothing of it may wait.
+    partitions
+        How many partitions --grow gives them.
     config
         Configuration file.
 
     """
     settings = command_settings(config)
+    if grow is not None:
+        _tell(grow_stream(settings, grow, partitions))
+        return 0
+    if partitions is not None:
+        sys.stderr.write("sluicegate: --partitions goes with --grow STREAM\n")
+        return 2
     found: tuple[str, ...] = ()
     if create or check:
         admin = KafkaAdmin(settings.kafka.bootstrap_servers)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import random
-import secrets
 import sys
 import threading
 from collections.abc import Hashable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from sluicegate.cli.configuration import command_settings
+from sluicegate.cli.stream_state import STATE_TIMEOUT_S, new_id, state_of
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
@@ -32,11 +32,10 @@ from sluicegate.processing.steps import StepPorts
 from sluicegate.processing.wire import WireCalls
 from sluicegate.providers import Providers
 from sluicegate.retry.policy import RetryPolicy
-from sluicegate.settings import Settings, StreamSettings
+from sluicegate.settings import Settings
 from sluicegate.state.connecting import connect
-from sluicegate.state.keeping import Keeping
+from sluicegate.state.pause import Pause, PauseFlags, PauseWatch
 from sluicegate.state.redis_clock import RedisClock
-from sluicegate.state.redis_state import RedisState
 from sluicegate.telemetry.health import HealthServer
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
@@ -51,7 +50,6 @@ from streams.runtime.runner import Fatal, WorkerParts, run_worker
 
 _PUBLISH_TIMEOUT_S = 60.0
 _REVOKE_TIMEOUT_S = 10.0
-_STATE_TIMEOUT_S = 2.0
 _REDIS_CONNECTIONS = 64
 _MAX_ADMITTED_BYTES = 64 * 1024 * 1024
 _ADMITTED_PER_RUNNING = 10
@@ -118,17 +116,11 @@ class _Composition:
         self.metrics = Metrics()
         self.fatal = Fatal()
         self.redis = connect(
-            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=_STATE_TIMEOUT_S
+            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S
         )
         self.clock = RedisClock(self.redis)
-        self.state = RedisState(
-            self.redis,
-            group=settings.kafka.group,
-            new_gen=_new_id,
-            keeping=_keeping(settings, own),
-            timeout_s=_STATE_TIMEOUT_S,
-        )
-        self.providers = Providers(settings, self.redis, self.metrics, new_id=_new_id)
+        self.state = state_of(settings, stream, self.redis)
+        self.providers = Providers(settings, self.redis, self.metrics, new_id=new_id)
         self.routes = self.providers.routes(settings.routes(stream), own.model)
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
         self.wire_calls = WireCalls(self.fatal.report)
@@ -144,6 +136,9 @@ class _Composition:
         )
         self.metrics.running.labels(stream).set_function(lambda: self.dispatcher.running)
         self.metrics.admitted.labels(stream).set_function(lambda: self.dispatcher.admitted)
+        flags = PauseFlags(self.redis, group=settings.kafka.group, timeout_s=STATE_TIMEOUT_S)
+        self.metrics.stream_paused.labels(stream).set(0)
+        self.pause = PauseWatch(flags, stream, on_change=self._on_pause)
         self.processor = self._processor()
         self.intake = self._intake()
         self.liveness = Liveness(
@@ -171,7 +166,7 @@ class _Composition:
             pauses=self.pauses,
             clock=self.clock,
             random=random.random,
-            new_id=_new_id,
+            new_id=new_id,
             metrics=self.metrics,
         )
         return EventProcessor(
@@ -216,6 +211,7 @@ class _Composition:
             dispatcher=self.dispatcher,
             metrics=self.metrics,
             on_fatal=self.fatal.report,
+            is_paused=lambda: self.pause.is_paused,
         )
 
     def _parts(self) -> WorkerParts:
@@ -225,6 +221,7 @@ class _Composition:
                 *(limiter.run for limiter in self.providers.limiters.values()),
                 self.leases.run,
                 self.clock.run,
+                self.pause.run,
                 self.liveness.tick,
             ),
             ready_to_start=self._ready_to_start,
@@ -247,6 +244,15 @@ class _Composition:
 
     def _log_line(self, event: str, fields: dict[str, object]) -> None:
         self.log.info(event, **fields)
+
+    def _on_pause(self, pause: Pause | None) -> None:
+        """Hold back what was taken and not begun, too; what runs finishes."""
+        self.dispatcher.hold(pause is not None)
+        self.metrics.stream_paused.labels(self.stream).set(pause is not None)
+        if pause is not None:
+            self.log.warning("worker.paused", by=pause.by, since_ms=pause.at_ms, reason=pause.reason)
+        else:
+            self.log.info("worker.resumed")
 
     def _release_waiters(self) -> None:
         for limiter in self.providers.limiters.values():
@@ -307,15 +313,3 @@ def _missing(settings: Settings, stream: str, counts: Mapping[str, int]) -> tupl
     if uneven := uneven_topics(alone, counts):
         raise ConfigurationError(uneven[0])
     return tuple(name for name in missing_topics(alone, counts) if name != audit_topic(settings))
-
-
-def _keeping(settings: Settings, own: StreamSettings) -> Keeping:
-    return Keeping(
-        deadline_s=own.deadline_s,
-        horizon_s=settings.retry.horizon_s,
-        dead_letter_s=settings.topics.dlq_retention_s,
-    )
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)

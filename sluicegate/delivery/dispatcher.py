@@ -5,6 +5,8 @@ What it promises. Items of one lane run one at a time, lowest order first, those
 slots and of the places is `due`'s alone, so that a full input never holds back a due retry; `due` may use
 all of both and goes first.
 
+How it pauses. While it is held nothing more is started; what runs goes on, what waits keeps its place.
+
 How it stops. `drain` takes nothing more, forgets what waits and lets run what runs. `forget` is for a
 rebalance: everything is cancelled but a publish under way. What was not acked is delivered again.
 """
@@ -95,6 +97,7 @@ class KeyedDispatcher(Generic[T]):
         self._serial = serial
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._is_held = False
         self._forgetting = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -179,6 +182,11 @@ class KeyedDispatcher(Generic[T]):
         """Whether an item of exactly that origin offset waits in this lane."""
         return self._serial and self._lanes.waits_here(lane, order)
 
+    def hold(self, is_held: bool) -> None:
+        """Start nothing more while held, whatever is submitted; let go, what waits is started."""
+        self._is_held = is_held
+        self._start_ready()
+
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing more, forget what waits, and wait for what runs; whether all of it ended in time.
 
@@ -218,7 +226,7 @@ class KeyedDispatcher(Generic[T]):
         return True
 
     def _start_ready(self) -> None:
-        while len(self._running) < self._max_running:
+        while len(self._running) < self._max_running and not self._is_held:
             input_too = self._running_of[False] < self._max_running_input
             item = self._lanes.take(input_too=input_too)
             if item is None:

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from sluicegate.errors import BrokerError
 from sluicegate.kafka.config import asking_config
@@ -80,6 +80,30 @@ class KafkaAdmin:
         made = tuple(name for name, future in futures.items() if self._made(name, future))
         self._await_topics(made)
         return made
+
+    def grow(self, name: str, partitions: int) -> None:
+        """Give a topic more partitions, and return when clients see them. Records stay where they are."""
+        futures = self._client.create_partitions(
+            [NewPartitions(name, partitions)], operation_timeout=self._timeout_s
+        )
+        self._result(futures[name], f"give {name} {partitions} partitions")
+        deadline_s = time.monotonic() + self._timeout_s
+        while self.partition_counts().get(name, 0) < partitions:
+            if time.monotonic() > deadline_s:
+                raise BrokerError(f"Kafka gave {name} more partitions but does not list them")
+            time.sleep(_LIST_AGAIN_S)
+
+    def members(self, group: str) -> int:
+        """Return how many consumers are in a group now; 0 when there is no such group."""
+        futures = self._client.describe_consumer_groups([group], request_timeout=self._timeout_s)
+        try:
+            return len(futures[group].result(2 * self._timeout_s).members)
+        except KafkaException as exc:
+            if exc.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise _broker_error(f"describe the group {group}", exc) from exc
+        except TimeoutError as exc:
+            raise _broker_error(f"describe the group {group}", exc) from exc
 
     def delete(self, names: Collection[str]) -> None:
         """Delete topics; one that is not there is an error."""

@@ -43,12 +43,21 @@ def uneven_topics(settings: Settings, counts: Mapping[str, int]) -> tuple[str, .
     """
     return tuple(
         f"{name} has {counts[name]} partitions and {topics.input} has {counts[topics.input]}: "
-        "stop publishers, drain, then grow the tiers, `due` and the input, in this order"
-        for topics in _all(settings)
+        f"stop the stream's workers and run `sluicegate topics --grow {stream}`"
+        for stream, topics in zip(settings.streams, _all(settings), strict=True)
         if topics.input in counts
         for name in (*topics.tiers, topics.due)
         if name in counts and counts[name] != counts[topics.input]
     )
+
+
+def grown_in_order(topics: StreamTopics) -> tuple[str, ...]:
+    """Name the topics that must be equally wide, in the order in which they may grow.
+
+    A record of a new partition must find it wherever it goes next: so the tiers grow before the input, and
+    `due` before the tiers, for a relay that runs meanwhile looks at `due` when a tier has grown.
+    """
+    return (topics.due, *topics.tiers, topics.input)
 
 
 def differences(settings: Settings, admin: KafkaAdmin) -> tuple[str, ...]:

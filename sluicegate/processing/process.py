@@ -244,7 +244,7 @@ class EventProcessor:
         if handler.result is None or not isinstance(answer, handler.result):
             return handler_bug("WrongResult")
         return result(
-            delivery, answer, history.appended, self._clock.now_ms(), run.dead_predecessor, steps.routes
+            delivery, answer, history.appended, self._clock.now_ms(), run.dead_predecessor, steps.spent
         )
 
     async def _die(

@@ -16,7 +16,7 @@ from typing import assert_never
 
 from sluicegate.clock import Clock
 from sluicegate.errors import CallRejectedError, StateUnavailableError
-from sluicegate.limiter.api import Ask, Blocked, Dimension, NeverFits, WaitersReleasedError
+from sluicegate.limiter.api import NOTHING, Ask, Blocked, Dimension, NeverFits, WaitersReleasedError
 from sluicegate.llm.api import CallRequest, Message, conversation
 from sluicegate.llm.outcomes import Completed, Failed, Halted, Reason, Rejected, Throttled, Usage
 from sluicegate.processing.account import Account
@@ -27,6 +27,7 @@ from sluicegate.processing.leases import LeaseKeeper
 from sluicegate.processing.pauses import Pauses
 from sluicegate.processing.progress import DeliveryProgress
 from sluicegate.processing.reading import Delivery
+from sluicegate.processing.results import Spent
 from sluicegate.processing.routes import Granted, Route, Routes
 from sluicegate.processing.sending import Sent
 from sluicegate.processing.signals import (
@@ -47,9 +48,10 @@ from sluicegate.retry.decisions import (
     RetryInPlace,
     decide,
     decide_blocked,
+    expired,
     judged,
 )
-from sluicegate.retry.policy import RetryPolicy
+from sluicegate.retry.policy import RetryPolicy, expires_in_s, has_expired
 from sluicegate.settings import StreamSettings
 from sluicegate.state.api import AlreadyEnded, Busy, Lease, Leased, Memo, Steps
 from sluicegate.state.patient import patiently
@@ -97,6 +99,7 @@ class EventSteps:
         self.progress = DeliveryProgress(delivery.progress, policy)
         self._on_wire: dict[Lease, asyncio.Task[Sent]] = {}
         self._usage = Usage()
+        self._completed = 0
         self._routes: dict[str, None] = {}  # as an ordered set
         self._is_closed = False
 
@@ -109,6 +112,11 @@ class EventSteps:
     def routes(self) -> tuple[str, ...]:
         """Which routes answered the completed steps, each once, in the order of their first use."""
         return tuple(self._routes)
+
+    @property
+    def spent(self) -> Spent:
+        """What the completed steps took, remembered ones included."""
+        return Spent(calls=self._completed, usage=self._usage, routes=self.routes)
 
     async def complete(
         self,
@@ -146,6 +154,7 @@ class EventSteps:
         except Exception as error:
             raise self._fate.decide(Broken(error=error)) from error
         self._usage += completion.usage
+        self._completed += 1
         if completion.route:
             self._routes[completion.route] = None
         return completion
@@ -205,6 +214,19 @@ class EventSteps:
                     assert_never(sent.outcome)
 
     async def _permit(self, wanted: _Wanted, progress: Progress) -> Granted:
+        """Wait for a permit, but not beyond the event's expiry: no call is begun for nobody."""
+        event_time_ms, now_ms = self._delivery.envelope.time_ms, self._ports.clock.now_ms
+        try:
+            async with asyncio.timeout(expires_in_s(event_time_ms, self._policy, now_ms())):
+                granted = await self._permit_however_long(wanted, progress)
+        except TimeoutError:
+            raise self._fate.decide(MustDie(letter=expired(progress), progress=progress)) from None
+        if has_expired(event_time_ms, self._policy, now_ms()):
+            granted.route.limiter.settle(granted.permit, NOTHING)
+            raise self._fate.decide(MustDie(letter=expired(progress), progress=progress))
+        return granted
+
+    async def _permit_however_long(self, wanted: _Wanted, progress: Progress) -> Granted:
         ports = self._ports
         patience_s = self.progress.patience_s(ports.clock.now_ms())
         while True:
@@ -218,8 +240,11 @@ class EventSteps:
                     patience_s = None
                 case Blocked() as blocked:
                     now_ms = ports.clock.now_ms()
-                    park = decide_blocked(blocked, progress, self._policy, now_ms, ports.random)
-                    raise self._fate.decide(MustPark(park=park, progress=progress))
+                    match decide_blocked(blocked, progress, self._policy, now_ms, ports.random):
+                        case Park() as park:
+                            raise self._fate.decide(MustPark(park=park, progress=progress))
+                        case DeadLetter() as letter:
+                            raise self._fate.decide(MustDie(letter=letter, progress=progress))
                 case NeverFits():
                     raise CallRejectedError(Reason.PROMPT_TOO_LARGE.value)
 

@@ -151,19 +151,31 @@ def decide(
 
 def decide_blocked(
     blocked: Blocked, progress: Progress, policy: RetryPolicy, now_ms: int, random: Uniform
-) -> Park:
+) -> Park | DeadLetter:
     """Park an event that was refused or failed before and whose scope takes no call for a while.
+
+    It ends now when it would have expired by then.
 
     Of a circuit only the next probe is known, so one that is due now is no reason to come back at once.
     """
     least_s = _LEAST_CIRCUIT_WAIT_S if blocked.cause is Dimension.CIRCUIT else _LEAST_WAIT_S
+    delay_s = spread_delay_s(max(blocked.wait_s, least_s), policy, random)
+    if has_expired(progress.event_time_ms, policy, due_at_ms(now_ms, delay_s)):
+        return expired(progress)
     return _parked(
-        spread_delay_s(max(blocked.wait_s, least_s), policy, random),
+        delay_s,
         RetrySource.RESERVATION,
         policy,
         now_ms,
         progress.last_reason,
         progress.last_http_status,
+    )
+
+
+def expired(progress: Progress) -> DeadLetter:
+    """End an event whose answer nobody wants any more, with what its last call came to."""
+    return DeadLetter(
+        reason=EndReason.EXPIRED, cause=progress.last_reason, http_status=progress.last_http_status
     )
 
 

@@ -104,6 +104,12 @@ def due_at_ms(now_ms: int, delay_s: float) -> int:
 
 def has_expired(event_time_ms: int | None, policy: RetryPolicy, now_ms: int) -> bool:
     """Whether an answer is of no use any more: `expires_after_s` after the event's own time (`ce_time`)."""
+    left_s = expires_in_s(event_time_ms, policy, now_ms)
+    return left_s is not None and left_s <= 0
+
+
+def expires_in_s(event_time_ms: int | None, policy: RetryPolicy, now_ms: int) -> float | None:
+    """Return how long an answer is still of use; None when it always is."""
     if event_time_ms is None or policy.expires_after_s <= 0:
-        return False
-    return now_ms >= event_time_ms + policy.expires_after_s * 1000
+        return None
+    return (event_time_ms - now_ms) / 1000 + policy.expires_after_s

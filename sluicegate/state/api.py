@@ -1,4 +1,4 @@
-"""The protocol of copies, ends and order, as the five small interfaces that its adapters implement.
+"""The protocol of copies, ends and order, as the six small interfaces that its adapters implement.
 
 Every method is one atomic script. Every method raises StateUnavailableError when Redis did not
 answer or refused; then nothing is known about the write, and repeating it is safe.
@@ -116,6 +116,35 @@ class Standings(Protocol):
         """Return how each event stands, in the order asked, in one round trip; None without a row.
 
         Changes nothing. A few hundred at once are well within one timeout.
+        """
+
+
+# --- Cancelling -----------------------------------------------------------------------------------
+
+
+class CancelVerdict(StrEnum):
+    """What became of the wish to end an event."""
+
+    FLAGGED = "flagged"  # whoever takes one of its records next dead-letters it
+    TOO_LATE = "too-late"  # an end is claimed already and being published
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelling:
+    """The verdict, and the copy that counted at that moment; `live` None: no copy of it is known."""
+
+    verdict: CancelVerdict
+    live: str | None
+
+
+class Cancels(Protocol):
+    """Ending events that an operator no longer wants."""
+
+    async def cancel(self, events: Sequence[tuple[EventRef, int]]) -> tuple[Cancelling, ...]:
+        """Flag each event that has no end, in one round trip; answers come in the order asked.
+
+        Beside an event stands the due time (ms) of a copy of it: its flag is kept until that may turn up.
         """
 
 

@@ -17,6 +17,8 @@ from sluicegate.state.api import (
     Behind,
     Busy,
     Cancelled,
+    Cancelling,
+    CancelVerdict,
     Claimed,
     Copy,
     End,
@@ -96,7 +98,7 @@ _Key = tuple[str, str]
 
 
 class FakeState:
-    """Copies, Ends, Steps, Histories and Standings in memory. `run_id` plays the server's; set it to restart.
+    """Every interface of the state in memory. `run_id` plays the server's; set it to restart.
 
     While `is_available` is false every method raises StateUnavailableError and changes nothing.
     """
@@ -299,6 +301,25 @@ class FakeState:
         """Return how each event stands, in the order asked; None without a row."""
         self._check()
         return tuple(_standing(self.row_of(ref)) for ref in refs)
+
+    # --- Cancels ----------------------------------------------------------------------------------
+
+    async def cancel(self, events: Sequence[tuple[EventRef, int]]) -> tuple[Cancelling, ...]:
+        """Flag each event that has no end."""
+        self._check()
+        return tuple(self._flag(ref, due_at_ms) for ref, due_at_ms in events)
+
+    def _flag(self, ref: EventRef, due_at_ms: int) -> Cancelling:
+        found = self.row_of(ref)
+        if found is not None and found.phase is not Phase.OPEN:
+            is_over = found.phase is Phase.DONE
+            verdict = CancelVerdict.ENDED if is_over else CancelVerdict.TOO_LATE
+            return Cancelling(verdict=verdict, live=found.live)
+        row = self._row(ref)
+        row.is_cancelled = True
+        row.due_at_ms = max(row.due_at_ms, due_at_ms)
+        row.expires_at_ms = max(row.expires_at_ms, self._open_until(row))
+        return Cancelling(verdict=CancelVerdict.FLAGGED, live=row.live)
 
     # --- The rules of design section 7 --------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from sluicegate.state.api import (
     Behind,
     Busy,
     Cancelled,
+    Cancelling,
+    CancelVerdict,
     Claimed,
     Copy,
     End,
@@ -36,7 +38,7 @@ from sluicegate.state.scripts import Call, ScriptRunner, load_script
 
 
 class RedisState:
-    """Copies, Ends, Steps, Histories and Standings in Redis, shared by all workers of a deployment.
+    """Every interface of the state in Redis, shared by all workers of a deployment.
 
     `group` is the deployment's name and the prefix of every key; `new_gen` returns a random id. Every
     method may be repeated and raises StateUnavailableError when Redis did not answer within `timeout_s`.
@@ -66,6 +68,7 @@ class RedisState:
         self._release = load_script("step_release")
         self._earlier = load_script("history_earlier")
         self._standing = load_script("standing")
+        self._cancel = load_script("cancel")
 
     # --- Copies -----------------------------------------------------------------------------------
 
@@ -197,6 +200,24 @@ class RedisState:
         """Return how each event stands, in the order asked, in one round trip; None without a row."""
         calls = [Call(script=self._standing, keys=(self._keys(ref).row,), args=()) for ref in refs]
         return tuple(_standing(reply) for reply in await self._runner.run_all(calls))
+
+    # --- Cancels ----------------------------------------------------------------------------------
+
+    async def cancel(self, events: Sequence[tuple[EventRef, int]]) -> tuple[Cancelling, ...]:
+        """Flag each event that has no end, in one round trip; answers come in the order asked."""
+        calls = [
+            Call(
+                script=self._cancel,
+                keys=(self._keys(ref).row,),
+                args=(due_at_ms, self._keeping.open_ms, self._keeping.horizon_ms),
+            )
+            for ref, due_at_ms in events
+        ]
+        replies = await self._runner.run_all(calls)
+        return tuple(
+            Cancelling(verdict=CancelVerdict(verdict.decode()), live=live.decode() or None)
+            for verdict, live in replies
+        )
 
     def _keys(self, ref: EventRef) -> Keys:
         return keys_of(self._group, ref)

@@ -51,6 +51,7 @@ class Metrics:
         self.running = self._gauge("events_running", "Events at work", "stream")
         self.admitted = self._gauge("events_admitted", "Events taken and not finished", "stream")
         self.intake_paused = self._gauge("intake_paused", "1 while no fresh events are taken", "stream")
+        self.stream_paused = self._gauge("stream_paused", "1 while an operator's pause holds", "stream")
         self.released = self._counter("relay_released", "Records released to due", "stream", "tier")
         self.parked_again = self._counter("relay_parked_again", "Records parked again", "stream", "tier")
         self.lateness_seconds = self._histogram(

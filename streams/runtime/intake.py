@@ -41,6 +41,8 @@ class Intake:
     retry may wait), no fresh event is taken: a provider's bad hour stays in the topic, in order. `due`
     is never paused for that. When a circuit wants a probe and this worker has nothing in hand that could
     make it, one fresh event is taken, so that an outage ends by itself.
+
+    While an operator pauses the stream nothing is taken from anywhere, not even for a probe.
     """
 
     def __init__(
@@ -51,15 +53,17 @@ class Intake:
         dispatcher: KeyedDispatcher[Delivered],
         metrics: Metrics,
         on_fatal: Callable[[BaseException], None],
+        is_paused: Callable[[], bool] = lambda: False,
         now_s: Callable[[], float] = monotonic,
     ) -> None:
-        """`now_s` is any clock that never goes back."""
+        """`is_paused` says whether an operator paused the stream; `now_s` is a clock that never goes back."""
         self._rules = rules
         self._reader = reader
         self._dispatcher = dispatcher
         self._paused = metrics.intake_paused.labels(rules.stream)
         self._on_fatal = on_fatal
         self._stopped = False
+        self._is_paused = is_paused
         self._now_s = now_s
         self._fresh_at_s = -math.inf
 
@@ -86,9 +90,12 @@ class Intake:
         """How many records may be taken at once, whatever the dispatcher has room for."""
         if self._stopped:
             return 0
-        is_paused = all(map(self._is_closed, self._rules.views))
-        self._paused.set(is_paused)
-        if is_due or not is_paused:
+        if self._is_paused():
+            self._paused.set(1)
+            return 0
+        is_closed = all(map(self._is_closed, self._rules.views))
+        self._paused.set(is_closed)
+        if is_due or not is_closed:
             return sys.maxsize
         return int(self._may_probe())
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import redis.asyncio
 
 from sluicegate.records import Origin
-from sluicegate.state.api import Copies, Ends, EventRef, Histories, Standings, Steps
+from sluicegate.state.api import Cancels, Copies, Ends, EventRef, Histories, Standings, Steps
 from sluicegate.state.fake_state import FakeState
 from sluicegate.state.keeping import Keeping
 from sluicegate.state.keys import keys_of
@@ -19,8 +19,8 @@ GROUP = "g"
 START_MS = 1_800_000_000_000
 
 
-class State(Copies, Ends, Steps, Histories, Standings, Protocol):
-    """All five interfaces in one object."""
+class State(Copies, Ends, Steps, Histories, Standings, Cancels, Protocol):
+    """All six interfaces in one object."""
 
 
 class Stand(Protocol):

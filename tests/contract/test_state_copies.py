@@ -10,6 +10,8 @@ import redis.asyncio
 from sluicegate.state.api import (
     Behind,
     Cancelled,
+    Cancelling,
+    CancelVerdict,
     Claimed,
     Copy,
     End,
@@ -563,3 +565,69 @@ async def test_the_result_of_a_replayed_dead_letter_is_remembered_as_long_as_the
     await end(stand, event(5), await run_gen(stand, event(5)), DEAD)
     await end(stand, event(5), await run_gen(stand, event(5), REPLAYED))
     assert await stand.remembers_for_ms(event(5)) == pytest.approx(30 * 24 * HOUR_MS, abs=5000)
+
+
+def flagged(live: str | None) -> Cancelling:
+    """Return the answer to a wish that is granted."""
+    return Cancelling(verdict=CancelVerdict.FLAGGED, live=live)
+
+
+async def cancel(stand: Stand, ref: EventRef, due_at_ms: int) -> Cancelling:
+    """Cancel one event."""
+    (answer,) = await stand.state.cancel([(ref, due_at_ms)])
+    return answer
+
+
+async def test_a_parked_event_is_cancelled_by_whoever_takes_its_copy(stand: Stand) -> None:
+    """The answer names the copy that counts; asking again changes nothing."""
+    gen = await run_gen(stand, event(5))
+    due_at_ms = await park(stand, event(5), FIRST, gen)
+    assert await cancel(stand, event(5), due_at_ms) == flagged("1-a")
+    assert await cancel(stand, event(5), due_at_ms) == flagged("1-a")
+    assert (await stand.state.take(event(5), FIRST)).verdict == Cancelled(gen=gen)
+
+
+async def test_a_copy_handed_on_by_the_canceller_is_adopted_and_ends_the_event(stand: Stand) -> None:
+    """It replaces the live one, so nobody waits for the due time; the parked one is stale afterwards."""
+    gen = await run_gen(stand, event(5))
+    due_at_ms = await park(stand, event(5), FIRST, gen)
+    await cancel(stand, event(5), due_at_ms)
+    assert (await stand.state.take(event(5), SECOND)).verdict == Cancelled(gen=gen)
+    await end(stand, event(5), gen, DEAD)
+    assert (await stand.state.take(event(5), FIRST)).verdict == Stale()
+    assert await stand.open_origins(event(5)) == ()
+
+
+async def test_a_cancelled_follower_does_not_wait_for_its_predecessor(stand: Stand) -> None:
+    """It is not answered, so there is no order to keep."""
+    await park(stand, event(5), FIRST, await run_gen(stand, event(5)))
+    verdict = (await stand.state.take(event(6), INPUT)).verdict
+    assert isinstance(verdict, Behind)
+    due_at_ms = await park(stand, event(6), FIRST, verdict.gen)
+    await cancel(stand, event(6), due_at_ms)
+    assert (await stand.state.take(event(6), FIRST)).verdict == Cancelled(gen=verdict.gen)
+
+
+async def test_an_event_with_an_end_is_not_cancelled(stand: Stand) -> None:
+    """A claimed end is published, a done one stays; neither gets a flag that a replay would find."""
+    gen = await run_gen(stand, event(5))
+    await stand.state.claim(event(5), gen, DEAD)
+    late = await cancel(stand, event(5), await stand.now_ms())
+    assert late == Cancelling(verdict=CancelVerdict.TOO_LATE, live="input")
+    assert (await stand.state.take(event(5), INPUT)).verdict == Finish(gen=gen, end=DEAD)
+    await stand.state.finish(event(5), gen, DEAD)
+    over = await cancel(stand, event(5), await stand.now_ms())
+    assert over == Cancelling(verdict=CancelVerdict.ENDED, live="input")
+    (standing,) = await stand.state.standings([event(5)])
+    assert standing is not None
+    assert not standing.is_cancelled
+
+
+async def test_after_a_flush_a_parked_event_can_still_be_cancelled(stand: Stand) -> None:
+    """Its copy waits in its tier, and the flag waits for it as long as it may."""
+    await park(stand, event(5), FIRST, await run_gen(stand, event(5)), 30 * HOUR_MS)
+    await stand.flush()
+    due_at_ms = await stand.now_ms() + 30 * HOUR_MS
+    assert await cancel(stand, event(5), due_at_ms) == flagged(None)
+    assert await stand.remembers_for_ms(event(5)) == pytest.approx((30 + 7 * 24) * HOUR_MS, abs=5000)
+    assert isinstance((await stand.state.take(event(5), FIRST)).verdict, Cancelled)

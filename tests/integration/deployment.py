@@ -121,6 +121,7 @@ class Deployment:
         self.redis = RedisServer(appendonly=True)
         self.provider_url = ""
         self._found: dict[str, list[Seen]] = {}
+        self.widened: dict[str, int] = {}
         self._reader = Consumer(
             {
                 "bootstrap.servers": kafka,
@@ -147,13 +148,14 @@ class Deployment:
 
     @property
     def topics(self) -> dict[str, int]:
-        """Return every topic and its partition count."""
+        """Return every topic and its partition count: as made, or as `widened` says."""
         names = []
         for stream in ("support-chat", "documents"):
             internal = ("due", "dlq", *(f"retry.{tier}" for tier in range(1, len(self.tiers_s) + 1)))
             names += [self.input(stream), self.results(stream)]
             names += [self.internal(stream, name) for name in internal]
-        return dict.fromkeys(names, self.partitions) | {f"{self.group}.audit": 1}
+        made = dict.fromkeys(names, self.partitions) | {f"{self.group}.audit": 1}
+        return {name: self.widened.get(name, count) for name, count in made.items()}
 
     @property
     def tiers_s(self) -> list[float]:

@@ -144,8 +144,8 @@ def scene(*, stats: dict[str, Any] | None = None, is_naive: bool = False) -> Sce
         lag=5,
         running=4,
         tiers=(
-            TierBacklog(tier=1, parked=2, next_due_at_ms=5_000),
-            TierBacklog(tier=2, parked=1, next_due_at_ms=None),
+            TierBacklog(tier=1, parked=2, next_due_at_ms=5_000, last_due_at_ms=6_000),
+            TierBacklog(tier=2, parked=1, next_due_at_ms=None, last_due_at_ms=None),
         ),
         due=1,
         results=6,

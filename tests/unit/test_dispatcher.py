@@ -595,3 +595,34 @@ async def test_an_item_set_aside_during_a_drain_is_let_go() -> None:
     assert await asyncio.wait_for(draining, _PATIENCE_S)
     assert desk.dispatcher.idle
     assert desk.acked == []
+
+
+# --- holding ----------------------------------------------------------------------------------------
+
+
+async def test_while_held_nothing_is_started_and_what_runs_goes_on() -> None:
+    """An operator's pause reaches what was taken and not begun; nothing of it is lost or reordered."""
+    desk = _Desk()
+    await desk.submit(desk.item("a1", lane="a"), desk.item("a2", lane="a"))
+    desk.dispatcher.hold(True)
+    await desk.submit(desk.item("b1", lane="b"), desk.item("d1", lane="d", due=True))
+    await desk.decide("a1")
+    assert desk.started == ["a1"]
+    assert desk.acked == ["a1"]
+    assert desk.dispatcher.admitted == 3
+
+    desk.dispatcher.hold(False)
+    await settle()
+
+    assert desk.started == ["a1", "d1", "b1", "a2"]
+
+
+async def test_a_held_dispatcher_drains() -> None:
+    """A paused worker stops as quickly as any other."""
+    desk = _Desk()
+    desk.dispatcher.hold(True)
+    await desk.submit(desk.item("a1"))
+
+    assert await desk.dispatcher.drain(_PATIENCE_S)
+    assert desk.started == []
+    assert desk.dispatcher.admitted == 0

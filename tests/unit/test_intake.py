@@ -29,6 +29,7 @@ class Stand:
 
     views: list[FakeLimiter] = field(default_factory=lambda: [FakeLimiter()])
     now_s: float = 100.0
+    operator_pauses: bool = False
 
     def __post_init__(self) -> None:
         self.world = World()
@@ -54,6 +55,7 @@ class Stand:
             dispatcher=self.dispatcher,
             metrics=self.world.metrics,
             on_fatal=self.crashes.append,
+            is_paused=lambda: self.operator_pauses,
             now_s=lambda: self.now_s,
         )
         tps = [TP(topic, number) for topic in self.topics for number in range(PARTITIONS)]
@@ -238,6 +240,24 @@ async def test_with_several_routes_the_input_pauses_only_when_all_are_closed() -
     assert stand.fresh() == 1
     backup.advance(60)
     assert stand.fresh() > 1
+
+
+async def test_an_operators_pause_stops_the_input_due_and_probes() -> None:
+    """An incident wants all calls to stop: nothing is taken from anywhere until it is over."""
+    stand = Stand()
+    stand.operator_pauses = True
+    assert (stand.fresh(), stand.due()) == (0, 0)
+    assert stand.is_paused
+    stand.views[0].open_circuit()
+    stand.views[0].advance(5)
+    assert stand.fresh() == 0
+    stand.views[0].close_circuit()
+
+    stand.operator_pauses = False
+
+    assert stand.fresh() > 1
+    assert stand.due() > 1
+    assert not stand.is_paused
 
 
 async def test_a_draining_worker_takes_nothing() -> None:

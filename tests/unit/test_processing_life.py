@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from sluicegate.delivery.dispatcher import Slot, Verdict
 from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
+from sluicegate.events.timestamps import format_rfc3339
+from sluicegate.limiter.api import NOTHING
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Failed, Halted, Outcome, Reason, Rejected, Throttled
-from sluicegate.records import Origin
+from sluicegate.records import Origin, Record
 from sluicegate.retry.headers import parse_retry_headers
 from sluicegate.state.api import Copy, EndKind, Lease
 from tests.unit.processing_world import START_MS, World, answer, headers_of, value_of
@@ -326,6 +329,90 @@ async def test_an_event_that_expired_is_not_answered() -> None:
 
     assert headers_of(world.letters[0])["dlq-reason"] == "expired"
     assert world.caller.requests == []
+
+
+def expiring(*outcomes: Outcome, **environ: str) -> tuple[World, Record]:
+    """Return a world whose answers are of use for a minute, and an event of this moment."""
+    environ = {"SLUICEGATE_STREAMS__SUPPORT_CHAT__EXPIRES_AFTER_S": "60", **environ}
+    world = world_with(*outcomes, **environ)
+    time = format_rfc3339(START_MS).encode()
+    headers = (("ce_id", b"e"), ("ce_source", b"s"), ("ce_type", b"t"), ("ce_time", time))
+    return world, world.chat(headers=headers)
+
+
+async def test_an_event_that_expires_while_it_waits_for_a_permit_makes_no_call() -> None:
+    """It keeps its slot while its scope is blocked, but an hour later nobody wants the answer."""
+    world, record = expiring()
+    world.limiter.block(3600)
+    work = asyncio.create_task(world.deliver(record))
+    await wait_until(lambda: world.limiter.waiting == 1)
+
+    world.advance(3600)
+
+    assert await work is Verdict.ACK
+    assert headers_of(world.letters[0])["dlq-reason"] == "expired"
+    assert world.caller.requests == []
+    assert list(world.limiter.settled.values()) == [NOTHING]
+
+
+async def test_an_event_ends_at_its_expiry_and_not_when_its_permit_comes() -> None:
+    """A scope that stays blocked for a day holds no slot for what is over after a minute."""
+    world, record = expiring(SLUICEGATE_STREAMS__SUPPORT_CHAT__EXPIRES_AFTER_S="0.05")
+    world.limiter.block(86_400)
+
+    assert await asyncio.wait_for(world.deliver(record), 5) is Verdict.ACK
+
+    assert headers_of(world.letters[0])["dlq-reason"] == "expired"
+    assert world.limiter.waiting == 0
+
+
+async def test_a_refused_event_that_would_come_back_expired_ends_at_once() -> None:
+    """Whether a header or the limiter's block says how long: its tier would keep it in vain."""
+    world, record = expiring(REFUSED)
+    await world.deliver(record)
+    assert headers_of(world.letters[0])["dlq-reason"] == "expired"
+
+    world, record = expiring(replace(REFUSED, retry_after_s=20.0))
+    await world.deliver(record)
+    world.advance(25)
+    world.limiter.block(600)
+    await world.deliver(world.due_record(world.parked[0]))
+    assert headers_of(world.letters[0])["dlq-reason"] == "expired"
+    assert len(world.parked) == 1
+
+
+async def test_a_deadline_counts_from_the_first_refusal_through_every_tier() -> None:
+    """The copy carries the moment; the first call after the deadline that fails is the last one."""
+    world = world_with(REFUSED, REFUSED, REFUSED, SLUICEGATE_STREAMS__SUPPORT_CHAT__DEADLINE_S="100")
+    await world.deliver(world.chat())
+    world.advance(70)
+    await world.deliver(world.due_record(world.parked[0]))
+    assert len(world.parked) == 2
+    world.advance(70)
+
+    await world.deliver(world.due_record(world.parked[1]))
+
+    headers = headers_of(world.letters[0])
+    assert headers["dlq-reason"] == "deadline-passed"
+    assert headers["retry-first-failed-at-ms"] == str(START_MS)
+    assert (headers["retry-reason"], headers["retry-attempt"]) == ("rate-limited", "3")
+    assert len(world.parked) == 2
+
+
+async def test_failures_count_to_max_attempts_through_every_tier() -> None:
+    """Eight failures are eight wherever the event waited between them; refusals are none of them."""
+    broken = Failed(
+        reason=Reason.SERVER_ERROR, counts=True, on_the_wire=True, http_status=500, retry_after_s=30.0
+    )
+    world = world_with(broken, REFUSED, broken, SLUICEGATE_STREAMS__SUPPORT_CHAT__MAX_ATTEMPTS="2")
+    await world.deliver(world.chat())
+    for parked in (0, 1):
+        world.advance(70)
+        await world.deliver(world.due_record(world.parked[parked]))
+
+    headers = headers_of(world.letters[0])
+    assert headers["dlq-reason"] == "attempts-exhausted"
+    assert (headers["retry-counted-failures"], headers["retry-attempt"]) == ("2", "3")
 
 
 async def test_a_cancelled_event_is_dead_lettered_without_a_call() -> None:

@@ -379,6 +379,7 @@ def test_an_event_parked_for_its_scope_is_never_back_at_once(
 ) -> None:
     """A circuit's wait is at least its next probe and 5 s, any other at least 1 s, each with its spread."""
     decision = decide_blocked(blocked, first(THROTTLED), POLICY, NOW_MS, always(draw))
+    assert isinstance(decision, Park)
     delay_s = (decision.due_at_ms - NOW_MS) / 1000
     assert least_s <= delay_s <= least_s + max(1.0, least_s / 10) + 0.001
     assert decision.source is RetrySource.RESERVATION
