@@ -43,9 +43,9 @@ bench: install ## print the figures of the docs
 	$(BIN)/python -m benchmarks
 
 lock: ## compile the locked requirements anew
-	$(COMPILE) pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) pyproject.toml --extra otel -o requirements/runtime.lock
 	$(COMPILE) requirements/build.in -o requirements/build.lock
-	$(COMPILE) pyproject.toml --group dev requirements/build.in -o $(LOCK)
+	$(COMPILE) pyproject.toml --extra otel --group dev requirements/build.in -o $(LOCK)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
