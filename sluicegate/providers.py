@@ -19,6 +19,7 @@ from sluicegate.processing.routes import Route
 from sluicegate.settings import Settings
 from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.traces import Traces
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -34,14 +35,16 @@ class Providers:
         metrics: Metrics,
         *,
         new_id: Callable[[], str],
+        traces: Traces,
     ) -> None:
-        """`new_id` gives ids that no other process has."""
+        """`new_id` gives ids that no other process has; `traces` shows the calls."""
         self.limiters: dict[str, RedisLimiter] = {}
         self.callers: dict[str, HttpLlmCaller] = {}
         self._settings = settings
         self._redis = redis_client
         self._metrics = metrics
         self._new_id = new_id
+        self._traces = traces
 
     def routes(self, ways: Sequence[ConfiguredRoute], own_model: str) -> tuple[Route, ...]:
         """Return a route for each way, with what they need of limiters and clients built and kept.
@@ -82,5 +85,6 @@ class Providers:
                 provider.base_url,
                 api_key=ApiKeyFile(key_file) if (key_file := provider.api_key_file) else lambda: None,
                 timeout_s=provider.timeout_s,
+                traces=self._traces,
             )
         return self.callers[name]

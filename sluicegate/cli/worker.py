@@ -39,6 +39,8 @@ from sluicegate.state.redis_clock import RedisClock
 from sluicegate.telemetry.health import HealthServer
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.otel import process_traces
+from sluicegate.telemetry.traces import Traces
 from sluicegate.topics import audit_topic, input_message_bytes, stream_topics
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackingConsumer
@@ -86,7 +88,8 @@ def worker(stream: str, *, config: Path | None = None, embedded_broker: bool = F
 
 async def _run(settings: Settings, stream: str) -> int:
     async with AsyncExitStack() as stack:
-        build = _Composition(settings, stream)
+        traces = stack.enter_context(process_traces("sluicegate-worker", os.environ))
+        build = _Composition(settings, stream, traces)
         stack.push_async_callback(build.redis.aclose)
         for caller in build.providers.callers.values():
             await stack.enter_async_context(caller)
@@ -106,7 +109,7 @@ def _exit_soon(code: int) -> None:
 class _Composition:
     """Every object of a worker process, built once, in the order in which they need each other."""
 
-    def __init__(self, settings: Settings, stream: str) -> None:
+    def __init__(self, settings: Settings, stream: str, traces: Traces) -> None:
         own = settings.stream(stream)
         self.settings, self.stream, self.own = settings, stream, own
         self.topics = stream_topics(settings, stream)
@@ -114,13 +117,14 @@ class _Composition:
         self.handler = load_handler(own.agent)
         self.log = structlog.get_logger().bind(stream=stream)
         self.metrics = Metrics()
+        self.traces = traces
         self.fatal = Fatal()
         self.redis = connect(
             settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S
         )
         self.clock = RedisClock(self.redis)
         self.state = state_of(settings, stream, self.redis)
-        self.providers = Providers(settings, self.redis, self.metrics, new_id=new_id)
+        self.providers = Providers(settings, self.redis, self.metrics, new_id=new_id, traces=traces)
         self.routes = self.providers.routes(settings.routes(stream), own.model)
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
         self.wire_calls = WireCalls(self.fatal.report)
@@ -168,6 +172,7 @@ class _Composition:
             random=random.random,
             new_id=new_id,
             metrics=self.metrics,
+            traces=self.traces,
         )
         return EventProcessor(
             StreamRules(
@@ -185,6 +190,7 @@ class _Composition:
                 publisher=FaustPublisher(self._running_app, timeout_s=_PUBLISH_TIMEOUT_S),
                 waits_here=self._waits_here,
                 log=self._log_line,
+                traces=self.traces,
             ),
         )
 

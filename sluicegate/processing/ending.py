@@ -17,6 +17,7 @@ from sluicegate.records import OutgoingRecord
 from sluicegate.state.api import Claimed, End, EndKind, Ends, EndVerdict
 from sluicegate.state.patient import patiently
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.traces import Traces
 from sluicegate.topics import StreamTopics
 
 
@@ -29,12 +30,13 @@ class Ending:
     publisher: PersistentPublisher
     clock: Clock
     metrics: Metrics
+    traces: Traces
 
     async def die(
         self, delivered: Delivered, gen: str, death: Death, slot: Slot[Delivered]
     ) -> Conclusion | TakeAgain:
         """End the event as a dead letter, unless it was given another end before."""
-        return await self.end(delivered, gen, dead_letter(delivered, death, self.clock.now_ms()), slot)
+        return await self.end(delivered, gen, self._letter(delivered, death), slot)
 
     async def end(
         self, delivered: Delivered, gen: str, end: End, slot: Slot[Delivered]
@@ -81,7 +83,7 @@ class Ending:
             if end.kind is not EndKind.RESULT:
                 raise
             death = Death(reason=LetterReason.RESULT_TOO_LARGE.value)
-            letter = dead_letter(delivered, death, self.clock.now_ms())
+            letter = self._letter(delivered, death)
             return await self._claim_and_finish(delivered, gen, letter, slot, replaces=EndKind.RESULT)
         match verdict:
             case EndVerdict.DONE:
@@ -93,6 +95,9 @@ class Ending:
                 return TakeAgain()
             case _:
                 assert_never(verdict)
+
+    def _letter(self, delivered: Delivered, death: Death) -> End:
+        return dead_letter(delivered, death, self.clock.now_ms(), self.traces.current())
 
     async def _publish(self, delivered: Delivered, end: End) -> None:
         match end.kind:

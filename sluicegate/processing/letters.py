@@ -96,10 +96,14 @@ def handler_bug(error_type: str) -> Death:
     return Death(reason=LetterReason.HANDLER_ERROR.value, error_type=name)
 
 
-def dead_letter(delivered: Delivered, death: Death, now_ms: int) -> End:
-    """Return the end: original bytes and headers, then ours, each single-valued."""
+def dead_letter(delivered: Delivered, death: Death, now_ms: int, traceparent: str | None = None) -> End:
+    """Return the end: original bytes and headers, then ours, each single-valued.
+
+    `traceparent` is the span of the delivery that ends here: what a replay's is linked to.
+    """
     record = delivered.record
-    headers = with_retry_headers(record.headers, _last_headers(delivered, death, now_ms))
+    last = replace(_last_headers(delivered, death, now_ms), traceparent=traceparent)
+    headers = with_retry_headers(record.headers, last)
     own: dict[str, object | None] = {
         REASON: death.reason,
         WHERE: death.where,
