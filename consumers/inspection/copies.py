@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from consumers.inspection.reading import RangeReader, partitions_of, unfinished_ranges
-from consumers.relay.plan import BAD_HEADERS_REASON, hold, tiers_of
+from consumers.relay.plan import hold, tiers_of
 from sluicegate.delivery.done_map import decode
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
 from sluicegate.records import Record
-from sluicegate.retry.headers import RetryHeaders, RetrySource
+from sluicegate.retry.headers import BAD_HEADERS_REASON, RetryHeaders, RetrySource
 from sluicegate.settings import Settings
 from sluicegate.topics import relay_group, stream_topics
 

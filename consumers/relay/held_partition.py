@@ -47,7 +47,7 @@ class HeldPartition:
     tier: Tier
     window: Window
     tracker: OffsetTracker = field(default_factory=OffsetTracker)
-    records: int = 0
+    held: dict[int, Held] = field(default_factory=dict)  # by offset, in the order of the log
     bytes: int = 0
     last_appended_ms: int | None = None
     paused: bool = False
@@ -62,15 +62,35 @@ class HeldPartition:
         """Whether a record of this partition could not be published and nothing else of it may move."""
         return self.failures > 0
 
+    @property
+    def records(self) -> int:
+        """How many records are in memory."""
+        return len(self.held)
+
+    @property
+    def fill(self) -> float:
+        """How full the window is, by records or by bytes; above 1 by what the last batch brought."""
+        return max(self.records / self.window.max_records, self.bytes / self.window.max_bytes)
+
+    def oldest_s(self, now_ms: int) -> float:
+        """Return the age of the oldest record in memory, since it was appended; 0 when there is none."""
+        oldest = next(iter(self.held.values()), None)
+        return 0.0 if oldest is None else max(0, now_ms - oldest.record.timestamp_ms) / 1000
+
+    def overdue_s(self, now_ms: int) -> float:
+        """Return for how long the record that is due the longest has been so. O(what is in memory)."""
+        soonest_ms = min((held.wake_at_ms for held in self.held.values()), default=now_ms)
+        return max(0, now_ms - soonest_ms) / 1000
+
     def entered(self, entry: Entry, appended_ms: int | None) -> None:
         """Count a record into memory; `appended_ms` None where the broker keeps the producer's time."""
-        self.records += 1
+        self.held[entry.offset] = entry.payload.held
         self.bytes += entry.size_bytes
         self.last_appended_ms = appended_ms
 
     def left(self, entry: Entry) -> None:
         """Count a record out of memory: it is confirmed where it went."""
-        self.records -= 1
+        del self.held[entry.offset]
         self.bytes -= entry.size_bytes
         self.tracker.done(entry.offset)
 

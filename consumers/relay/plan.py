@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sluicegate.records import Headers, OutgoingRecord, Record
-from sluicegate.retry.headers import DLQ_REASON, RetryHeaders, parse_retry_headers, with_retry_headers
+from sluicegate.retry.headers import (
+    BAD_HEADERS_REASON,
+    DLQ_REASON,
+    RetryHeaders,
+    parse_retry_headers,
+    with_retry_headers,
+)
 from sluicegate.retry.policy import tier_bounds_s, tier_for
 from sluicegate.settings import Settings
 from sluicegate.topics import stream_topics
-
-BAD_HEADERS_REASON = "bad-retry-headers"
-"""`retry-reason` of a record in a tier that names no origin, copy or existing partition."""
 
 _DUE_AT = "retry-due-at-ms"
 # A record is held at least this long before it is parked again: a producer's clock that is far behind
@@ -38,6 +41,7 @@ class Tier:
     siblings: tuple[str, ...]
     bounds_s: tuple[float, ...]
     horizon_s: float
+    retention_s: float
 
 
 class Mended(StrEnum):
@@ -101,6 +105,7 @@ def tiers_of(settings: Settings) -> tuple[Tier, ...]:
                     siblings=topics.tiers,
                     bounds_s=bounds,
                     horizon_s=settings.retry.horizon_s,
+                    retention_s=settings.topics.retry_retention_s,
                 )
             )
     return tuple(found)

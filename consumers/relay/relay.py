@@ -38,6 +38,7 @@ _LONGEST_POLL_S = 0.1
 _BATCH_RECORDS = 500
 _STATISTICS_MS = 2_000
 _ASK_ATTEMPTS = 3
+_LOOK_EVERY_S = 2.0
 
 
 class Sender(Protocol):
@@ -69,7 +70,8 @@ class Relay:
     """Hands parked records on when they are due. Not thread-safe but for its read-only properties.
 
     `partition_counts` says how many partitions each topic has; it is asked at every assignment.
-    `clock` is the one that due times are measured by.
+    `clock` is the one that due times are measured by. `ends` tells the next offset of each partition, as far
+    as somebody knows it, without asking Kafka.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Relay:
         clock: Clock,
         metrics: Metrics,
         partition_counts: Callable[[], Mapping[str, int]],
+        ends: Callable[[], Mapping[Partition, int]] = dict,
         limits: RelayLimits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -89,6 +92,8 @@ class Relay:
         self._clock = clock
         self._observer = Observer(tiers, metrics)
         self._partition_counts = partition_counts
+        self._ends = ends
+        self._next_look_s = 0.0
         self._limits = limits or RelayLimits()
         self._monotonic = monotonic
         self._counts: Mapping[str, int] = {}
@@ -135,7 +140,8 @@ class Relay:
 
     def turn(self) -> None:
         """Take what has arrived, hand on what is due, look after windows and commits."""
-        self._turned_at_s = self._monotonic()
+        turned_at_s, self._turned_at_s = self._turned_at_s, self._monotonic()
+        self._observer.polled(self._turned_at_s - turned_at_s)
         first = self._consumer.poll(self._poll_timeout_s())
         if first is not None:
             rest = self._consumer.consume(_BATCH_RECORDS, timeout=0)
@@ -148,7 +154,9 @@ class Relay:
         if self._monotonic() >= self._next_commit_s:
             self._next_commit_s = self._monotonic() + self._limits.commit_interval_s
             self._commit()
-            self._observer.look(self._held.values())
+        if self._monotonic() >= self._next_look_s:
+            self._next_look_s = self._monotonic() + _LOOK_EVERY_S
+            self._observer.look(self._held.values(), self._ends(), self._clock.now_ms())
 
     # --- taking in ------------------------------------------------------------------------------
 

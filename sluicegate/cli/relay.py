@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import redis
@@ -14,7 +16,7 @@ from consumers.relay.plan import tiers_of
 from consumers.relay.relay import Relay
 from sluicegate.cli.configuration import command_settings
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
-from sluicegate.kafka.admin import KafkaAdmin
+from sluicegate.kafka.admin import KafkaAdmin, Partition
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
@@ -29,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 _REDIS_TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 1.0
+_ENDS_EVERY_S = 15.0
 _PREFETCH_RECORDS = 500  # a quarter of a partition's window
 _PREFETCH_KBYTES = 1024
 _LINGER_MS = 1
@@ -61,6 +64,7 @@ class _Process:
         self._metrics = Metrics()
         self._redis_up = threading.Event()
         self._relay: Relay | None = None
+        self._ends: Mapping[Partition, int] = {}
         client = redis.Redis.from_url(
             settings.redis.url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
         )
@@ -117,7 +121,9 @@ class _Process:
                 clock=self._clock,
                 metrics=self._metrics,
                 partition_counts=admin.partition_counts,
+                ends=lambda: self._ends,
             )
+            threading.Thread(target=self._keep_ends, args=(admin,), name="ends", daemon=True).start()
             _log.info("relay.started", group=group)
             self._relay.run(self._stopping.is_set)
         _log.info("relay.stopped")
@@ -132,12 +138,27 @@ class _Process:
                 if self._redis_up.is_set() or self._relay is None:
                     _log.warning("relay.redis.away", error=str(exc))
                 self._redis_up.clear()
-                self._metrics.redis_up.set(0)
+                self._metrics.redis.went_away()
                 self._stopping.wait(_ASK_AGAIN_S)
             else:
                 self._redis_up.set()
-                self._metrics.redis_up.set(1)
+                self._metrics.redis.answered()
                 self._stopping.wait(REFRESH_EVERY_S)
+
+    def _keep_ends(self, admin: KafkaAdmin) -> None:
+        # Beside the loop: a broker that is away answers late, and the figures may be old meanwhile.
+        topics = [tier.topic for tier in tiers_of(self._settings)]
+        while not self._stopping.is_set():
+            with contextlib.suppress(BrokerError):  # its own lines say that Kafka is away
+                counts = admin.partition_counts()
+                self._ends = admin.ends(
+                    [
+                        Partition(topic=topic, number=number)
+                        for topic in topics
+                        for number in range(counts.get(topic, 0))
+                    ]
+                )
+            self._stopping.wait(_ENDS_EVERY_S)
 
     def _wait_for_redis(self) -> bool:
         while not self._stopping.is_set():

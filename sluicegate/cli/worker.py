@@ -47,6 +47,7 @@ from streams.runtime.consumer import TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.intake import Intake, IntakeRules
 from streams.runtime.liveness import Liveness
+from streams.runtime.observing import WorkerObserver
 from streams.runtime.producer import FaustPublisher
 from streams.runtime.runner import Fatal, WorkerParts, run_worker
 
@@ -139,6 +140,7 @@ class _Composition:
             on_crash=self.fatal.report,
         )
         self.metrics.running.labels(stream).set_function(lambda: self.dispatcher.running)
+        self.metrics.slots.labels(stream).set(own.max_running)
         self.metrics.admitted.labels(stream).set_function(lambda: self.dispatcher.admitted)
         flags = PauseFlags(self.redis, group=settings.kafka.group, timeout_s=STATE_TIMEOUT_S)
         self.metrics.stream_paused.labels(stream).set(0)
@@ -147,8 +149,15 @@ class _Composition:
         self.intake = self._intake()
         self.liveness = Liveness(
             consumer=self._consumer,
-            redis_is_up=lambda: bool(self.metrics.redis_up._value.get()),
+            redis_is_up=lambda: self.metrics.redis.is_up,
             is_draining=lambda: self.intake.is_stopped,
+        )
+        self.observer = WorkerObserver(
+            stream=stream,
+            due_topic=self.topics.due,
+            metrics=self.metrics,
+            dispatcher=self.dispatcher,
+            consumer=self._consumer,
         )
         self.health = HealthServer(
             host=settings.http.host,
@@ -229,6 +238,7 @@ class _Composition:
                 self.clock.run,
                 self.pause.run,
                 self.liveness.tick,
+                self.observer.run,
             ),
             ready_to_start=self._ready_to_start,
             stop_intake=self.intake.stop,

@@ -7,8 +7,7 @@ from typing import Final
 from sluicegate.contract.schemas import JsonSchema
 from sluicegate.errors import BadEventReason
 from sluicegate.llm.outcomes import Reason
-from sluicegate.processing.letters import LetterReason
-from sluicegate.retry.decisions import EndReason
+from sluicegate.retry.decisions import EndReason, LetterReason
 from sluicegate.retry.headers import RetrySource
 
 _NUMBER: Final = "^[0-9]+$"

@@ -45,6 +45,7 @@ class OffsetTracker:
     __slots__ = (
         "_confirmed",
         "_max_metadata_bytes",
+        "_measured_bytes",
         "_measured_share",
         "_next",
         "_pending",
@@ -68,6 +69,7 @@ class OffsetTracker:
         self._version = 0
         self._confirmed = 0
         self._measured_share = 0.0
+        self._measured_bytes = 0
         self._unmeasured_changes = 0
         self.truncated_maps = 0
         self.rewinds = 0
@@ -155,6 +157,26 @@ class OffsetTracker:
         return len(self._unfinished)
 
     @property
+    def span(self) -> int:
+        """How far what was delivered reaches above the watermark."""
+        watermark = self.watermark()
+        return 0 if watermark is None or self._next is None else self._next - watermark
+
+    @property
+    def metadata_bytes(self) -> int:
+        """How long the map was when it was last written."""
+        return self._measured_bytes
+
+    def remaining(self, end: int) -> int:
+        """Return how many records below `end`, the partition's next offset, are not finished.
+
+        Holes count as records until they are passed. Without any commit or record everything counts.
+        """
+        start = self._next or 0
+        done_beyond = sum(start <= offset < end for offset in self._restored)
+        return len(self._unfinished) + max(0, end - start) - done_beyond
+
+    @property
     def metadata_share(self) -> float:
         """How full the next map is, by characters or by reach; measured anew every few dozen changes."""
         if self._unmeasured_changes >= _CHANGES_PER_MEASURE:
@@ -174,6 +196,7 @@ class OffsetTracker:
             encoded = replace(encoded, truncated=True)
         share = max(len(encoded.text) / self._max_metadata_bytes, reach / MAX_SPAN_OFFSETS)
         self._measured_share = 1.0 if encoded.truncated else share
+        self._measured_bytes = len(encoded.text)
         self._unmeasured_changes = 0
         return encoded
 
@@ -201,4 +224,5 @@ class OffsetTracker:
         self._restored = DoneMap(base=0)
         self._confirmed = self._version
         self._measured_share = 0.0
+        self._measured_bytes = 0
         self._unmeasured_changes = 0

@@ -9,13 +9,15 @@ from sluicegate.clock import Clock
 from sluicegate.delivery.dispatcher import Slot, Verdict
 from sluicegate.errors import RecordTooLargeError
 from sluicegate.processing.conclusion import STALE, Conclusion, DecisionWord, TakeAgain
-from sluicegate.processing.letters import Death, LetterReason, dead_letter, reason_of, stub_of
+from sluicegate.processing.letters import Death, dead_letter, reason_of, stub_of
 from sluicegate.processing.publishing import PersistentPublisher
 from sluicegate.processing.reading import Delivered
 from sluicegate.processing.results import PREDECESSOR_DEAD_LETTERED
 from sluicegate.records import OutgoingRecord
+from sluicegate.retry.decisions import LetterReason
 from sluicegate.state.api import Claimed, End, EndKind, Ends, EndVerdict
 from sluicegate.state.patient import patiently
+from sluicegate.telemetry.labels import Repair
 from sluicegate.telemetry.metrics import Metrics
 from sluicegate.telemetry.traces import Traces
 from sluicegate.topics import StreamTopics
@@ -129,4 +131,4 @@ class Ending:
         if end.kind is EndKind.DEAD_LETTER:
             self.metrics.dead_letters.labels(stream=stream, reason=reason_of(end.headers)).inc()
         if end.kind is EndKind.RESULT and any(name == PREDECESSOR_DEAD_LETTERED for name, _ in end.headers):
-            self.metrics.repairs.labels(stream=stream, kind=PREDECESSOR_DEAD_LETTERED).inc()
+            self.metrics.repairs.labels(stream=stream, kind=Repair.PREDECESSOR_DEAD_LETTERED).inc()

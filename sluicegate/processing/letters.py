@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from sluicegate.errors import CallRejectedError
 from sluicegate.processing.reading import BadDelivery, Delivered
 from sluicegate.processing.signals import StepRejectedError
 from sluicegate.records import Headers
-from sluicegate.retry.decisions import DeadLetter, Progress
+from sluicegate.retry.decisions import DeadLetter, LetterReason, Progress
 from sluicegate.retry.headers import DLQ_REASON, RETRY_HEADER_NAMES, RetryHeaders, with_retry_headers
 from sluicegate.state.api import End, EndKind
 
@@ -28,15 +27,6 @@ _KEPT_IN_STUB = _OWN_HEADERS | RETRY_HEADER_NAMES
 _STUB_VALUE_BYTES = 64 * 1024
 _STUB_HEADER_BYTES = 16 * 1024
 _ERROR_TYPE_LENGTH = 100
-
-
-class LetterReason(StrEnum):
-    """Why an event ended that neither its bytes nor its calls alone would have ended."""
-
-    HANDLER_ERROR = "handler-error"
-    CANCELLED = "cancelled"
-    RESULT_TOO_LARGE = "result-too-large"
-    COPY_TOO_LARGE = "copy-too-large"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,6 @@ from sluicegate.processing.handlers import Handler
 from sluicegate.processing.history import EventHistory
 from sluicegate.processing.letters import (
     Death,
-    LetterReason,
     death_by_bytes,
     death_by_decision,
     death_by_error,
@@ -37,7 +36,7 @@ from sluicegate.processing.results import recorded, result
 from sluicegate.processing.signals import AlreadyOver, Broken, Fate, Left, MustDie, MustPark
 from sluicegate.processing.spans import decided, processing
 from sluicegate.processing.steps import EventSteps, StepPorts
-from sluicegate.retry.decisions import EndReason, Park, Progress, decide_behind
+from sluicegate.retry.decisions import EndReason, LetterReason, Park, Progress, decide_behind
 from sluicegate.retry.policy import RetryPolicy, has_expired
 from sluicegate.settings import StreamSettings
 from sluicegate.state.api import (
@@ -53,6 +52,7 @@ from sluicegate.state.api import (
     Taken,
 )
 from sluicegate.state.patient import patiently
+from sluicegate.telemetry.labels import Repair
 from sluicegate.telemetry.traces import NO_TRACES, Traces
 from sluicegate.topics import StreamTopics
 
@@ -127,6 +127,9 @@ class EventProcessor:
         for reasons that are not about the event.
         """
         delivered = item.payload
+        if delivered.retry is not None:
+            late_s = (self._clock.now_ms() - delivered.retry.due_at_ms) / 1000
+            self._metrics.due_wait_seconds.labels(delivered.ref.stream).observe(max(0.0, late_s))
         account = Account(
             id=delivered.ref.identity, origin=str(delivered.ref.origin), attempt=delivered.attempt
         )
@@ -292,9 +295,9 @@ class EventProcessor:
     def _count_mended(self, delivered: Delivered, taken: Taken) -> None:
         repairs, stream = self._metrics.repairs, delivered.ref.stream
         if taken.switch_was_lost:
-            repairs.labels(stream=stream, kind="switch-lost").inc()
+            repairs.labels(stream=stream, kind=Repair.SWITCH_LOST).inc()
         if taken.gates_healed:
-            repairs.labels(stream=stream, kind="gate-healed").inc(taken.gates_healed)
+            repairs.labels(stream=stream, kind=Repair.GATE_HEALED).inc(taken.gates_healed)
 
 
 async def _run_apart(

@@ -56,6 +56,7 @@ from sluicegate.retry.policy import RetryPolicy, expires_in_s, has_expired
 from sluicegate.settings import StreamSettings
 from sluicegate.state.api import AlreadyEnded, Busy, Lease, Leased, Memo, Steps
 from sluicegate.state.patient import patiently
+from sluicegate.telemetry.labels import Repair
 from sluicegate.telemetry.metrics import Metrics
 from sluicegate.telemetry.traces import NO_TRACES, Traces
 
@@ -309,7 +310,7 @@ class EventSteps:
     def _count_mismatch(self, mismatch: bool) -> None:
         if mismatch:
             stream = self._delivery.ref.stream
-            self._ports.metrics.repairs.labels(stream=stream, kind="step-mismatch").inc()
+            self._ports.metrics.repairs.labels(stream=stream, kind=Repair.STEP_MISMATCH).inc()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,9 @@ _TRACEPARENT = "retry-traceparent"
 DLQ_REASON = "dlq-reason"
 """Why a record lies in the DLQ; on every dead letter, whoever wrote it."""
 
+BAD_HEADERS_REASON = "bad-retry-headers"
+"""The reason of a record in a tier that names no origin, copy or existing partition."""
+
 RETRY_HEADER_NAMES = frozenset(
     {
         _ORIGIN_TOPIC,

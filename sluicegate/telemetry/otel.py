@@ -152,7 +152,7 @@ def process_traces(service: str, environ: Mapping[str, str]) -> Iterator[Traces]
         ) from error
     own = {"service.version": version("sluicegate"), "service.instance.id": secrets.token_hex(8)}
     named = Resource.create(own)
-    if named.attributes.get("service.name", "").startswith("unknown_service"):
+    if str(named.attributes.get("service.name")).startswith("unknown_service"):
         named = named.merge(Resource({"service.name": service}))
     provider = TracerProvider(resource=named)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

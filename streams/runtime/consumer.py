@@ -78,6 +78,13 @@ class TrackingConsumer(driver.Consumer):
         """Monotonic time of the last heartbeat that the broker answered."""
         return self._thread.heartbeat_at
 
+    async def ends(self) -> Mapping[TP, int]:
+        """Return the next offset of each partition that is owned; raises KafkaError when nobody answers."""
+        assignment = self._current
+        if assignment is None or not assignment.trackers:
+            return {}
+        return await self._thread.highwaters(*assignment.trackers)
+
     def on_fatal(self, error: BaseException) -> None:
         """Stop the worker: what happened cannot pass."""
         self.gate.on_fatal(error)

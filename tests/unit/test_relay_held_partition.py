@@ -23,6 +23,7 @@ _TIER = Tier(
     siblings=("tier.1", "tier.2"),
     bounds_s=(600.0, 3600.0),
     horizon_s=86_400.0,
+    retention_s=2_592_000,
 )
 
 
