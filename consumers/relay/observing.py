@@ -26,6 +26,7 @@ class Observer:
             # A counter that is not there until it counts hides its first growth from every alert.
             metrics.early_releases.labels(*labels)
             metrics.released.labels(*labels)
+            metrics.dead_letters.labels(tier.stream, BAD_HEADERS_REASON)
 
     def polled(self, seconds: float) -> None:
         """Note how long ago the last poll was."""

@@ -140,6 +140,7 @@ class _Composition:
             on_crash=self.fatal.report,
         )
         self.metrics.running.labels(stream).set_function(lambda: self.dispatcher.running)
+        self.metrics.expect_stream(stream)
         self.metrics.slots.labels(stream).set(own.max_running)
         self.metrics.admitted.labels(stream).set_function(lambda: self.dispatcher.admitted)
         flags = PauseFlags(self.redis, group=settings.kafka.group, timeout_s=STATE_TIMEOUT_S)

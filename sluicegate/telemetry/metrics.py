@@ -34,6 +34,15 @@ class Metrics:
         self.families = tuple(families.made)
         self.redis = Availability(self.redis_up, self.redis_away_seconds)
 
+    def expect_stream(self, stream: str) -> None:
+        """Show 0 for what may happen to a stream: a series that begins at 1 hides its first growth."""
+        for reason in sorted(by.DEAD_BY.values):
+            self.dead_letters.labels(stream, reason)
+        for kind in sorted(by.END.values):
+            self.ended.labels(stream, kind)
+        for source in sorted(by.SOURCE.values):
+            self.taken.labels(stream, source)
+
     def _add_events(self, make: Families) -> None:
         self.taken = make.counter("events_taken", "Records handed to Take", by.STREAM, by.SOURCE)
         self.ended = make.counter("events_ended", "Events that ended, by kind of end", by.STREAM, by.END)
