@@ -158,6 +158,10 @@ def test_the_runbooks_commands_exist() -> None:
     commands = {path.stem for path in (ROOT / "sluicegate" / "cli").glob("*.py")}
     named = set(re.findall(r"`sluicegate ([a-z]+)", text))
     assert named <= commands
+    for command, options in re.findall(r"`sluicegate ([a-z]+)([^`]*)`", text):
+        source = (ROOT / "sluicegate" / "cli" / f"{command}.py").read_text(encoding="utf-8")
+        for option in re.findall(r"--([a-z-]+)", options):
+            assert re.search(rf"^    {option.replace('-', '_')}: ", source, re.MULTILINE), (command, option)
     assert {"status", "limits", "parked", "dlq", "replay", "doctor", "resume"} <= named
 
 
