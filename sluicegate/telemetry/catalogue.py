@@ -12,23 +12,27 @@ _HEAD = """# Metrics
 
 Generated from the code by `python -m sluicegate.telemetry.catalogue > docs/metrics.md`; a test keeps it so.
 
-Worker and relay serve them on `/metrics`, `sluicegate.LlmClient` in its `registry`. Every process has all of them and fills its own: those called `relay_…` the relay, those of calls and limits the workers. Values of one process count its own partitions, so add them up (`sum by (stream)`); limits, blocks and circuits are the same for all, so take the largest (`max by (scope)`). What to do when one of them looks wrong is in the [runbook](runbook.md).
-"""
-_LABELS = f"""
-## Labels
-
-Every value comes from a closed set or from the configuration, never from an event. A value that its set does not have, such as a reason written by a newer version, is counted as `{OTHER}`.
-
-| label | of | values |
-|---|---|---|
-"""
-_PROCESS = """
-Beside these `sluicegate_process_…` (resident memory, CPU, open files, start time), as Prometheus's own client exports them, where there is a `/proc`.
-
-## Repairs
-
-`null-key`, `retry-header`, `unreadable-due` and `clamped-due` come from publishers or foreign tools. `step-mismatch`: a handler's prompt changed under an event, whose step is paid again. `switch-lost` and `gate-healed`: Redis lost writes. `lease-round-lost`: Redis was away. `predecessor-dead-lettered`: an event went on without an earlier one of its key. `done-map-…`: a commit's metadata was not believed, and what it listed ran again.
-"""
+""" + (
+    "Worker and relay serve them on `/metrics`, `sluicegate.LlmClient` in its `registry`. Every process has "
+    "all of them and fills its own: those called `relay_…` the relay, those of calls and limits the workers. Values "
+    "of one process count its own partitions, so add them up (`sum by (stream)`); limits, blocks and circuits "
+    "are the same for all, so take the largest (`max by (scope)`). What to do when one of them looks wrong is "
+    "in the [runbook](runbook.md).\n"
+)
+_LABELS = (
+    "\n## Labels\n\nEvery value comes from a closed set or from the configuration, never from an event. A "
+    "value that its set does not have, such as a reason written by a newer version, is counted as "
+    f"`{OTHER}`.\n\n| label | of | values |\n|---|---|---|\n"
+)
+_PROCESS = (
+    "\nBeside these `sluicegate_process_…` (resident memory, CPU, open files, start time), as Prometheus's "
+    "own client exports them, where there is a `/proc`.\n"
+    "\n## Repairs\n\n`null-key`, `retry-header`, `unreadable-due` and `clamped-due` come from publishers or "
+    "foreign tools. `step-mismatch`: a handler's prompt changed under an event, whose step is paid again. "
+    "`switch-lost` and `gate-healed`: Redis lost writes. `lease-round-lost`: Redis was away. "
+    "`predecessor-dead-lettered`: an event went on without an earlier one of its key. `done-map-…`: a "
+    "commit's metadata was not believed, and what it listed ran again.\n"
+)
 
 
 def markdown() -> str:

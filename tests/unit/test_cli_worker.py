@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sluicegate.telemetry.traces import NO_TRACES
 from sluicegate.cli.worker import _Composition
 from sluicegate.settings import load_settings
+from sluicegate.telemetry.traces import NO_TRACES
 
 CONFIGURATION = """
 [providers.main]
