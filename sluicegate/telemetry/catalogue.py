@@ -14,14 +14,14 @@ Generated from the code by `python -m sluicegate.telemetry.catalogue > docs/metr
 
 """ + (
     "Worker and relay serve them on `/metrics`, `sluicegate.LlmClient` in its `registry`. Every process has "
-    "all of them and fills its own: those called `relay_…` the relay, those of calls and limits the workers. Values "
-    "of one process count its own partitions, so add them up (`sum by (stream)`); limits, blocks and circuits "
-    "are the same for all, so take the largest (`max by (scope)`). What to do when one of them looks wrong is "
-    "in the [runbook](runbook.md).\n"
+    "all of them and fills its own: those called `relay_…` the relay, those of calls and limits the workers. "
+    "Values of one process count its own partitions, so add them up (`sum by (stream)`); limits, blocks and "
+    "circuits are the same for all, so take the largest (`max by (scope)`). What to do when one of "
+    "them looks wrong is in the [runbook](runbook.md).\n"
 )
 _LABELS = (
-    "\n## Labels\n\nEvery value comes from a closed set or from the configuration, never from an event. A "
-    "value that its set does not have, such as a reason written by a newer version, is counted as "
+    "\n## Labels\n\nEvery value comes from a closed set or from the configuration, never from an event. "
+    "A value that its set does not have, such as a reason written by a newer version, is counted as "
     f"`{OTHER}`.\n\n| label | of | values |\n|---|---|---|\n"
 )
 _PROCESS = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sluicegate.errors import ConfigurationError
@@ -150,7 +150,7 @@ def process_traces(service: str, environ: Mapping[str, str]) -> Iterator[Traces]
         raise ConfigurationError(
             "OTEL_* asks for traces, but OpenTelemetry is not installed: pip install 'sluicegate[otel]'"
         ) from error
-    own = {"service.version": version("sluicegate"), "service.instance.id": secrets.token_hex(8)}
+    own = {"service.instance.id": secrets.token_hex(8), **_version()}
     named = Resource.create(own)
     if str(named.attributes.get("service.name")).startswith("unknown_service"):
         named = named.merge(Resource({"service.name": service}))
@@ -170,6 +170,13 @@ def ambient_traces() -> Traces:
     except ImportError:
         return NO_TRACES
     return OtelTraces(get_tracer(_SCOPE))
+
+
+def _version() -> dict[str, str]:
+    try:
+        return {"service.version": version("sluicegate")}
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return {}
 
 
 def _given(attributes: Attributes) -> dict[str, Any]:
