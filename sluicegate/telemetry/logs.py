@@ -75,7 +75,7 @@ def configure_logs(level: str, *, terminal: bool, stream: TextIO) -> None:
 
 
 class Windows:
-    """Lets `burst` lines of a kind pass in `window_s`, then counts."""
+    """Lets `burst` lines of a kind pass in `window_s`, then one in each window while the flood lasts."""
 
     def __init__(
         self, *, burst: int = 5, window_s: float = 30.0, now_s: Callable[[], float] = time.monotonic
@@ -94,7 +94,9 @@ class Windows:
             window = self._windows[kind] = self._new_window(now_s)
         elif now_s >= window.ends_at_s:
             suppressed = window.suppressed
-            window.ends_at_s, window.passed, window.suppressed = now_s + self._window_s, 0, 0
+            goes_on = suppressed and now_s < window.ends_at_s + self._window_s
+            window.passed = self._burst - 1 if goes_on else 0
+            window.ends_at_s, window.suppressed = now_s + self._window_s, 0
         if window.passed < self._burst:
             window.passed += 1
             return suppressed

@@ -9,6 +9,7 @@ process (`Publisher`, `LlmClient`) whatever that process has set up is used, and
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +22,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
 _SCOPE = "sluicegate"
+_FLUSH_S = 3.0
 
 
 class OtelTraces:
@@ -135,7 +137,7 @@ def process_traces(service: str, environ: Mapping[str, str]) -> Iterator[Traces]
 
     `service` is `service.name` where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES says another.
     Handlers' own spans, through OpenTelemetry's API, go the same way.
-    What is not sent yet is sent on leaving, within the exporter's own timeout. Raises ConfigurationError.
+    What is not sent yet is sent on leaving, or given up after 3 s. Raises ConfigurationError.
     """
     if not is_configured(environ):
         yield NO_TRACES
@@ -154,13 +156,16 @@ def process_traces(service: str, environ: Mapping[str, str]) -> Iterator[Traces]
     named = Resource.create(own)
     if str(named.attributes.get("service.name")).startswith("unknown_service"):
         named = named.merge(Resource({"service.name": service}))
-    provider = TracerProvider(resource=named)
+    provider = TracerProvider(resource=named, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     try:
         yield OtelTraces(provider.get_tracer(_SCOPE))
     finally:
-        provider.shutdown()
+        # In a thread: a collector that is away would hold up the end of the process for its retries.
+        closing = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
+        closing.start()
+        closing.join(_FLUSH_S)
 
 
 def ambient_traces() -> Traces:

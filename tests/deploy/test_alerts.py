@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from sluicegate.telemetry.catalogue import markdown
-from sluicegate.telemetry.metrics import Metrics
+from tests.deploy.checks_scaling import exported_series
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "observability" / "prometheus" / "rules" / "sluicegate.yml"
@@ -58,12 +58,7 @@ def alerts() -> Mapping[str, Any]:
 @cache
 def series() -> Mapping[str, frozenset[str]]:
     """Return the labels of every series there is, by its name."""
-    own = {
-        name: frozenset(label.name for label in family.labels)
-        for family in Metrics().families
-        for name in family.series
-    }
-    return {**own, **FOREIGN}
+    return {**exported_series(), **FOREIGN}
 
 
 def faults(expression: str, *, legend: str = "") -> Iterator[str]:
