@@ -106,11 +106,12 @@ class _OtelSpan:
 
     def note(self, attributes: Attributes) -> None:
         self.span.set_attributes(_given(attributes))
+        if attributes.get(ERROR_TYPE) is not None:
+            self.span.set_status(self._failed)
 
     def end(self, error_type: str | None = None) -> None:
         if error_type is not None:
-            self.span.set_attribute(ERROR_TYPE, error_type)
-            self.span.set_status(self._failed)
+            self.note({ERROR_TYPE: error_type})
         self.span.end()
 
 

@@ -40,7 +40,7 @@ class Span(Protocol):
         """The span's context as a header carries it; None when there is none to carry."""
 
     def note(self, attributes: Attributes) -> None:
-        """Add attributes; None values are left out."""
+        """Add attributes; None values are left out, and an `error.type` makes the span an error."""
 
     def end(self, error_type: str | None = None) -> None:
         """End it, once; `error_type` comes from a closed set or is the name of a class."""

@@ -112,6 +112,7 @@ async def test_a_dead_letter_is_an_error_of_its_reason_and_keeps_its_event_s_tra
     (process,) = collected.named("process support-chat")
     headers = headers_of(world.letters[0])
     assert process.attributes["error.type"] == "bad-request"
+    assert process.status.status_code.name == "ERROR"
     assert headers["traceparent"] == TRACE
     assert headers["retry-traceparent"] == traceparent(process)
 
