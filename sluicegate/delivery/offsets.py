@@ -162,7 +162,7 @@ class OffsetTracker:
 
     @property
     def metadata_share(self) -> float:
-        """How full the next map is, by characters or by reach; measured anew when it can have come near the stop."""
+        """How full the next map is, by characters or by reach; measured anew when near the stop."""
         if self._unmeasured_changes >= self._measure_at:
             self._encode()
         return self._measured_share
