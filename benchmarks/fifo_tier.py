@@ -13,6 +13,8 @@ from collections import deque
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from sluicegate.kafka.reading import record_of
+
 _LONGEST_POLL_S = 0.1
 
 
@@ -41,9 +43,12 @@ def main(kafka: str, tier: str, due: str) -> None:
             had_some = bool(queue)
             while queue and queue[0][0] <= time.time() * 1000:
                 _, message = queue.popleft()
-                headers = message.headers()
                 producer.produce(
-                    due, message.value(), message.key(), partition=partition, headers=list(headers or ())
+                    due,
+                    message.value(),
+                    message.key(),
+                    partition=partition,
+                    headers=list(record_of(message).headers),
                 )
             if queue:
                 consumer.pause([TopicPartition(tier, partition)])
@@ -53,8 +58,7 @@ def main(kafka: str, tier: str, due: str) -> None:
 
 
 def _due_ms(message: Message) -> int:
-    headers = dict(message.headers() or ())
-    return int(headers["retry-due-at-ms"] or b"0")
+    return int(dict(record_of(message).headers)["retry-due-at-ms"])
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def _memory(kafka: str, chance: random.Random, records: int, value_bytes: int) -
 def _held_when_still(relay: CommandProcess) -> int:
     """Return how many records the relay holds once that does not change any more."""
     deadline = time.monotonic() + _RUN_TIMEOUT_S
-    before = -1
+    before = -1.0
     while time.monotonic() < deadline:
         held = sum(_metric(relay, "sluicegate_relay_waiting{"))
         if held and held == before:

@@ -27,7 +27,7 @@ from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.kafka.reading import record_of
 from sluicegate.local.processes import CommandProcess
 from sluicegate.local.redis_server import RedisServer
-from sluicegate.local.toml import write_toml
+from sluicegate.local.toml import Value, write_toml
 from sluicegate.records import Origin, OutgoingRecord
 from sluicegate.retry.headers import RetryHeaders, RetrySource, with_retry_headers
 from sluicegate.retry.policy import tier_for
@@ -71,7 +71,7 @@ class RelayWorld:
         self._prefix = f"bench-{secrets.token_hex(3)}"
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-bench-")))
         self._redis = RedisServer()
-        self._tables = {
+        self._tables: dict[str, Mapping[str, Value]] = {
             "kafka": {
                 "bootstrap_servers": kafka,
                 "group": f"{self._prefix}-g",
@@ -229,7 +229,9 @@ class DueReader:
 
     def _read(self) -> None:
         while not self._stopping.is_set():
-            for message in self._consumer.consume(500, timeout=0.05):
+            # `consume` waits until its batch is full or its time is over; `poll` for the first record only.
+            first = self._consumer.poll(0.05)
+            for message in (first, *self._consumer.consume(500, timeout=0)) if first is not None else ():
                 if message.error() is not None:
                     continue
                 seen_ms = time.time() * 1000
