@@ -12,11 +12,13 @@ from secrets import token_hex
 
 import httpx
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from benchmarks.relay_figures import Release, most_above_drawn, most_in_a_window
+from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.records import Record
 from tests.fixtures.kafka import create_real_topics
 from tests.integration.relay_stand import Parked, RelayStand
@@ -121,7 +123,7 @@ def test_thousands_due_at_one_instant_all_come_out_and_none_early(running: Relay
 def test_a_record_that_cannot_be_published_stops_its_partition_and_no_other(running: RelayStand) -> None:
     """What `due` refuses is never passed over: metric and log tell, the others go on."""
     _limit_record_size(running, "2000")
-    running.publish_parked(Parked(copy="1-huge", due_in_ms=300), value=b"x" * 3000)
+    running.publish_parked(Parked(copy="1-huge", due_in_ms=1000), value=b"x" * 3000)
     wait_until_sync(lambda: _stopped(running) == 1, timeout_s=20, what="the metric tells of the partition")
     behind = running.park([Parked(copy="1-behind", due_in_ms=300)])
     beside = running.park([Parked(copy="1-beside", due_in_ms=300, partition=1)])
@@ -138,12 +140,36 @@ def test_a_record_that_cannot_be_published_stops_its_partition_and_no_other(runn
     assert "relay.partition.resumed" in running.log()
 
 
+def test_markers_of_transactions_leave_no_lag(running: RelayStand) -> None:
+    """Behind the last record of a tier may stand what no reader sees: the commit goes past it."""
+    producer = Producer({"bootstrap.servers": running.kafka, "transactional.id": running.prefix})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(running.tiers[0], b"no copy", partition=1)
+    producer.commit_transaction(30)
+    place = TopicPartition(running.tiers[0], 1)
+    reader = Consumer({"bootstrap.servers": running.kafka, "group.id": f"{running.prefix}.relay"})
+    _, end = reader.get_watermark_offsets(place, timeout=10) or (0, 0)
+
+    def caught_up() -> bool:
+        return bool(reader.committed([place], timeout=10)[0].offset == end)
+
+    wait_until_sync(caught_up, timeout_s=20, what=f"the commit reaches {end}")
+    reader.close()
+
+
 def _limit_record_size(stand: RelayStand, most_bytes: str) -> None:
     entry = ConfigEntry("max.message.bytes", most_bytes, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, stand.due, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": stand.kafka})
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(20)
+    asking = KafkaAdmin(stand.kafka)
+    wait_until_sync(
+        lambda: asking.topic_configs([stand.due])[stand.due]["max.message.bytes"] == most_bytes,
+        timeout_s=20,
+        what="the broker knows of it",
+    )
 
 
 def _stopped(stand: RelayStand) -> float:
