@@ -18,6 +18,7 @@ _RETRY_MOST_S = 30.0
 # Enough for 100,000 records/s at a broker that confirms within 5 ms; a partition whose leader is gone
 # keeps no more than this of the producer's queue, so that the others go on.
 _MOST_IN_FLIGHT = 500
+_SURE_PART = 8
 
 
 class Bound(StrEnum):
@@ -150,7 +151,7 @@ class HeldPartition:
 class Room:
     """What of the process's memory may be filled further.
 
-    Half of it is in sure shares, one for each partition, so that a tier with hours to wait never keeps
+    An eighth of it is in sure shares, one for each partition, so that a tier with hours to wait never keeps
     out one that is due in seconds; the rest goes to whoever needs it. `is_full`: only sure shares are left.
     """
 
@@ -161,9 +162,9 @@ class Room:
 def room_left(held_bytes: list[int], max_bytes: int, *, was_full: bool) -> Room:
     """Divide `max_bytes` among the partitions, given what each holds; no sum of grants exceeds it.
 
-    Full, it stays so until a tenth of the common half is free: every stop throws prefetched records away.
+    Full, it stays so until a twentieth is free: every stop throws prefetched records away.
     """
-    sure_bytes = max_bytes // (2 * max(1, len(held_bytes)))
+    sure_bytes = max_bytes // (_SURE_PART * max(1, len(held_bytes)))
     taken = sum(max(held, sure_bytes) for held in held_bytes)
     most = max_bytes - (max_bytes // 20 if was_full else 0)
     return Room(is_full=taken >= most, sure_bytes=sure_bytes)

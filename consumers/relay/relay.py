@@ -66,7 +66,7 @@ class RelayLimits:
     """
 
     window: Window = field(default_factory=Window)
-    max_bytes: int = 256 * 1024 * 1024
+    max_bytes: int = 320 * 1024 * 1024
     commit_interval_s: float = 0.5
     revoke_timeout_s: float = 5.0
     stop_timeout_s: float = 15.0
