@@ -150,7 +150,8 @@ class Relay:
         self._turned_at_s = self._monotonic()
         first = self._consumer.poll(self._poll_timeout_s())
         if first is not None:
-            rest = self._consumer.consume(_TAKEN_AT_ONCE, timeout=0)
+            # Near the bound one by one: a batch would carry each partition beyond its sure share.
+            rest = [] if self._room.is_full else self._consumer.consume(_TAKEN_AT_ONCE, timeout=0)
             for message in (first, *rest):
                 self._take(message)
         self._publisher.poll(0)
