@@ -40,6 +40,8 @@ _TAKEN_AT_ONCE = 200
 _SENT_AT_ONCE = 500
 # Below the 100,000 that the producer's queue holds: full, it would refuse records of healthy partitions.
 _MOST_IN_FLIGHT = 50_000
+# How long a turn waits for confirmations when due records wait for room in flight.
+_CONFIRMATION_POLL_S = 0.002
 _STATISTICS_MS = 2_000
 _ASK_ATTEMPTS = 3
 
@@ -104,6 +106,7 @@ class Relay:
         self._queue: DueQueue[Partition, Held] = DueQueue(max_items=sys.maxsize, max_bytes=sys.maxsize)
         self._room = Room(is_full=False, sure_bytes=self._limits.max_bytes)
         self._in_flight = 0
+        self._congested = False
         self._committing = Committing()
         self._next_commit_s = 0.0
         self._joined = False
@@ -154,7 +157,7 @@ class Relay:
             rest = [] if self._room.is_full else self._consumer.consume(_TAKEN_AT_ONCE, timeout=0)
             for message in (first, *rest):
                 self._take(message)
-        self._publisher.poll(0)
+        self._publisher.poll(_CONFIRMATION_POLL_S if self._congested else 0)
         self._probe()
         self._move_due()
         self._flow()
@@ -166,6 +169,8 @@ class Relay:
     # --- taking in ------------------------------------------------------------------------------
 
     def _poll_timeout_s(self) -> float:
+        if self._congested:
+            return 0.0
         next_due_ms = self._queue.next_due_ms
         if next_due_ms is None:
             return _LONGEST_POLL_S
@@ -216,11 +221,14 @@ class Relay:
     # --- handing on -----------------------------------------------------------------------------
 
     def _move_due(self) -> None:
+        self._congested = False
         for owner in self._held.values():
             while owner.backlog and owner.may_send and self._in_flight < _MOST_IN_FLIGHT:
                 self._send(owner, owner.backlog.popleft())
+            self._congested |= bool(owner.backlog) and not owner.stopped
         for _ in range(_SENT_AT_ONCE):
             if self._in_flight >= _MOST_IN_FLIGHT:
+                self._congested = True
                 return
             entry = self._queue.pop_due(self._clock.now_ms())
             if entry is None:
