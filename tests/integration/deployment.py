@@ -272,8 +272,8 @@ class Deployment:
         wanted = [number for number, end in ends.items() if next_of[number] < end]
         self._reader.assign([TopicPartition(topic, number, next_of[number]) for number in wanted])
         while any(next_of[number] < ends[number] for number in wanted):
-            # `consume` waits until it has as many as it was asked for: not one more than there are.
-            missing = sum(ends[number] - next_of[number] for number in wanted)
+            # `consume` waits until it has as many as it was asked for: not one more than there surely are.
+            missing = sum(max(0, ends[number] - next_of[number]) for number in wanted)
             messages = self._reader.consume(min(500, missing), timeout=5)
             assert messages, f"nothing more to read of {topic}"
             for message in messages:
