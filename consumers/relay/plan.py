@@ -17,7 +17,7 @@ from sluicegate.settings import Settings
 from sluicegate.topics import stream_topics
 
 BAD_HEADERS_REASON = "bad-retry-headers"
-"""`retry-reason` of a record in a tier that names no origin, copy or existing partition."""
+"""`dlq-reason` of a record in a tier that names no origin, copy or existing partition."""
 
 # A record is held at least this long before it is parked again: a producer's clock that is far behind
 # would else send it round and round through Kafka.

@@ -153,9 +153,11 @@ class Relay:
         self._turned_at_s = self._monotonic()
         first = self._consumer.poll(self._poll_timeout_s())
         if first is not None:
+            # At once: the next call may serve a rebalance, and the record would count for a new assignment
+            # that has not come so far.
+            self._take(first)
             # Near the bound one by one: a batch would carry each partition beyond its sure share.
-            rest = [] if self._room.is_full else self._consumer.consume(_TAKEN_AT_ONCE, timeout=0)
-            for message in (first, *rest):
+            for message in () if self._room.is_full else self._consumer.consume(_TAKEN_AT_ONCE, timeout=0):
                 self._take(message)
         self._publisher.poll(_CONFIRMATION_POLL_S if self._congested else 0)
         self._probe()
