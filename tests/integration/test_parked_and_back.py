@@ -25,6 +25,7 @@ STREAM = "support-chat"
 REQUESTS_PER_MINUTE = 1200
 BURST_S = 1.0
 WAIT_S = 9.0
+_SPREAD_S = max(1.0, WAIT_S / 10)
 FRESH = 64
 
 
@@ -150,7 +151,7 @@ def test_a_retry_after_outlives_restarts_of_everything_and_the_parked_go_first(s
     assert {_identity(record, ends) for record in told} == {call["identity"] for call in refused}
     for record in told:
         waits_s = int(record.header("retry-due-at-ms") or 0) / 1000 - story.clock_ahead_s - cut_at
-        assert WAIT_S - 0.1 <= waits_s <= WAIT_S + 2, "a spread of 1 s, and as much for a slow refusal"
+        assert WAIT_S - 0.1 <= waits_s <= WAIT_S + _SPREAD_S + 1, "a second for a refusal that was slow"
     released = _released(deployment)
     assert [r for r in released if r.timestamp_ms < int(r.header("retry-due-at-ms") or 0)] == []
     assert max(_overtaken(record, story, after) for record in released) < FRESH / 2
