@@ -29,8 +29,10 @@ _log = structlog.get_logger(__name__)
 
 _REDIS_TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 1.0
-_PREFETCH_RECORDS = 500  # a quarter of a partition's window
+_PREFETCH_RECORDS = 500
 _PREFETCH_KBYTES = 1024
+# One answer of the broker may overshoot the prefetch; with the client's default, by 50 MB.
+_FETCH_BYTES = 4 * 1024 * 1024
 _LINGER_MS = 1
 _LONGEST_TURN_S = 60.0  # above what a rebalance may take: settling, and questions asked three times
 
@@ -105,14 +107,17 @@ class _Process:
         with ConfluentPublisher(servers, client_id=group, linger_ms=_LINGER_MS) as publisher:
             self._relay = Relay(
                 tiers=tiers_of(self._settings),
-                consumer_config=consumer_config(
-                    servers,
-                    client_id=group,
-                    group=group,
-                    session_timeout_s=self._settings.kafka.session_timeout_s,
-                    prefetch_records=_PREFETCH_RECORDS,
-                    prefetch_kbytes=_PREFETCH_KBYTES,
-                ),
+                consumer_config={
+                    **consumer_config(
+                        servers,
+                        client_id=group,
+                        group=group,
+                        session_timeout_s=self._settings.kafka.session_timeout_s,
+                        prefetch_records=_PREFETCH_RECORDS,
+                        prefetch_kbytes=_PREFETCH_KBYTES,
+                    ),
+                    "fetch.max.bytes": _FETCH_BYTES,
+                },
                 publisher=publisher,
                 clock=self._clock,
                 metrics=self._metrics,

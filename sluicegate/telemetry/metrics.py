@@ -61,6 +61,12 @@ class Metrics:
             "relay_stopped_partitions", "Partitions whose record cannot be published", "stream", "tier"
         )
         self.waiting_in_tier = self._gauge("relay_waiting", "Records in the relay's heap", "stream", "tier")
+        self.relay_bytes = self._gauge("relay_waiting_bytes", "Memory of these records", "stream", "tier")
+        self.relay_held_back = self._gauge(
+            "relay_held_back_partitions",
+            "Partitions with records in Kafka that may be due, by what keeps the relay from reading them",
+            *("stream", "tier", "bound"),
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"sluicegate_{name}", text, labels, registry=self.registry)

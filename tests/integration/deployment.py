@@ -104,6 +104,7 @@ class Deployment:
         stream: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
+        session_timeout_s: float = 6,
     ) -> None:
         self.kafka = kafka
         self.prefix = prefix
@@ -116,6 +117,7 @@ class Deployment:
         self._stream = dict(stream or {})
         self._retry = dict(retry or {})
         self._provider = dict(provider or {})
+        self._session_timeout_s = session_timeout_s
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
@@ -193,7 +195,11 @@ class Deployment:
 
     def _write_config(self) -> None:
         tables: dict[str, dict[str, Any]] = {
-            "kafka": {"bootstrap_servers": self.kafka, "group": self.group, "session_timeout_s": 6},
+            "kafka": {
+                "bootstrap_servers": self.kafka,
+                "group": self.group,
+                "session_timeout_s": self._session_timeout_s,
+            },
             "topics": {"partitions": self.partitions, "replication_factor": 1},
             "redis": {"url": self.redis.url},
             "providers.main": {

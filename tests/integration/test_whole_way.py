@@ -85,12 +85,12 @@ def paid_twice(calls: Iterable[dict[str, Any]]) -> int:
     return sum(count - 1 for count in completed.values())
 
 
-def most_over_limit(calls: Iterable[dict[str, Any]], per_minute: float) -> float:
+def most_over_limit(calls: Iterable[dict[str, Any]], per_minute: float, *, burst_s: float = BURST_S) -> float:
     """Return by how many calls the fullest window of 1 or 10 s exceeds what the limit allows, at least 0."""
     sent = sorted(call["received_at"] for call in calls)
     over = 0.0
     for window_s in (1.0, 10.0):
-        allowed = per_minute / 60 * (window_s + BURST_S) + 1
+        allowed = per_minute / 60 * (window_s + burst_s) + 1
         first = 0
         for last, at in enumerate(sent):
             while sent[first] < at - window_s:

@@ -44,7 +44,7 @@ def ends_of(ends: list[Seen]) -> set[tuple[str, str | None]]:
 
 def test_workers_that_come_and_go_under_load_lose_nothing_and_pay_once(deployment: Deployment) -> None:
     """G1, G4, G5: a second worker joins, the first leaves on SIGTERM, a third takes its place."""
-    events = conversations(count=40, turns=10)
+    events = conversations(count=40, turns=15)
     deployment.publish("support-chat", events, key="conversation_id")
     first = deployment.start_worker("support-chat")
     deployment.wait_for_ends("support-chat", 40, timeout_s=60)
@@ -52,6 +52,7 @@ def test_workers_that_come_and_go_under_load_lose_nothing_and_pay_once(deploymen
     wait_until_sync(lambda: "delivery.done" in second.log.read_text(), timeout_s=40, what="second has work")
     assert first.stop() == 0
     third = deployment.start_worker("support-chat")
+    wait_until_sync(lambda: "delivery.done" in third.log.read_text(), timeout_s=40, what="third has work")
 
     ends = deployment.wait_for_ends("support-chat", len(events), timeout_s=90)
 
