@@ -102,7 +102,10 @@ class Deployment:
         stream: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
+        redis_url: str | None = None,
+        documents: Mapping[str, Any] | None = None,
     ) -> None:
+        """`redis_url` is how the processes reach Redis, if not directly; `documents` adds to its section."""
         self.kafka = kafka
         self.prefix = prefix
         self.group = f"{prefix}-group"
@@ -114,6 +117,8 @@ class Deployment:
         self._stream = dict(stream or {})
         self._retry = dict(retry or {})
         self._provider = dict(provider or {})
+        self._redis_url = redis_url
+        self._documents = dict(documents or {})
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
@@ -191,7 +196,7 @@ class Deployment:
         tables: dict[str, dict[str, Any]] = {
             "kafka": {"bootstrap_servers": self.kafka, "group": self.group, "session_timeout_s": 6},
             "topics": {"partitions": self.partitions, "replication_factor": 1},
-            "redis": {"url": self.redis.url},
+            "redis": {"url": self._redis_url or self.redis.url},
             "providers.main": {
                 "format": "openai",
                 "base_url": f"{self.provider_url}/v1",
@@ -211,19 +216,22 @@ class Deployment:
                 "max_output_tokens": 64,
                 **self._stream,
             }
+        tables["streams.documents"].update(self._documents)
         lines = []
         for name, table in tables.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
         self.config.write_text("\n".join(lines))
 
-    def _start(self, arguments: Sequence[str]) -> Process:
-        process = Process(self.folder, arguments, {})
+    def _start(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        process = Process(self.folder, arguments, environment or {})
         self.processes.append(process)
         return process
 
-    def start_worker(self, stream: str, *options: str) -> Process:
+    def start_worker(
+        self, stream: str, *options: str, environment: Mapping[str, str] | None = None
+    ) -> Process:
         """Start one worker of a stream; it is ready when it has taken its partitions."""
-        return self._start(["worker", stream, "--config", str(self.config), *options])
+        return self._start(["worker", stream, "--config", str(self.config), *options], environment)
 
     def start_relay(self) -> Process:
         """Start one relay."""
