@@ -1,11 +1,13 @@
 """What goes wrong in a run: drawn from one seed, so that the same seed is the same schedule again.
 
 Faults of one lane follow each other, those of different lanes overlap. All end before the drain begins.
+Each lane deals its faults like cards: seeds that follow each other go through a whole pack before a fault
+comes again, and every pack is shuffled anew, so that some dozen seeds meet every fault in other company.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -107,7 +109,7 @@ LANES: Mapping[Lane, tuple[FaultKind, ...]] = {
 _HOW_MANY: Mapping[Lane, tuple[int, int]] = {
     Lane.WORKERS: (1, 3),
     Lane.RELAYS: (0, 1),
-    Lane.BROKER: (0, 1),
+    Lane.BROKER: (1, 1),
     Lane.REDIS: (1, 2),
     Lane.PROVIDER: (2, 3),
     Lane.INPUT: (1, 1),
@@ -172,13 +174,12 @@ def draw_schedule(seed: int, *, without: frozenset[FaultKind] = frozenset()) -> 
     """
     random = Random(seed)
     schedule: list[Fault] = []
-    for lane, kinds in LANES.items():
+    for lane in LANES:
         count = random.randint(*_HOW_MANY[lane])
         slot_s = (LAST_AT_S - FIRST_AT_S) / max(count, 1)
         for number in range(count):
-            kind, begins, lasts, pick = (random.random() for _ in range(4))
-            possible = _possible(kinds, without)
-            chosen = possible[int(kind * len(possible))]
+            begins, lasts, pick = (random.random() for _ in range(3))
+            chosen = _dealt(lane, seed, number, without)
             least_s, most_s = _LASTS_S.get(chosen, _STRIKES_S)
             schedule.append(
                 Fault(
@@ -192,7 +193,12 @@ def draw_schedule(seed: int, *, without: frozenset[FaultKind] = frozenset()) -> 
     return tuple(sorted(schedule, key=lambda fault: fault.at_s))
 
 
-def _possible(kinds: Sequence[FaultKind], without: frozenset[FaultKind]) -> Sequence[FaultKind]:
-    """Keep the others at their places, so that what a machine cannot do changes no other draw."""
-    able = [kind for kind in kinds if kind not in without]
-    return [kind if kind not in without else able[index % len(able)] for index, kind in enumerate(kinds)]
+def _dealt(lane: Lane, seed: int, number: int, without: frozenset[FaultKind]) -> FaultKind:
+    """Return a seed's card. One that this machine cannot do changes no other draw."""
+    kinds, most = LANES[lane], _HOW_MANY[lane][1]
+    seeds_a_pack = -(-len(kinds) // most)
+    pack, turn = divmod(seed, seeds_a_pack)
+    cards = Random(f"{lane}-{pack}").sample(kinds, len(kinds))
+    able = [kind for kind in cards if kind not in without]
+    card = cards[(turn * most + number) % len(cards)]
+    return card if card in able else able[seed % len(able)]

@@ -14,7 +14,9 @@ from random import Random
 from typing import Any
 
 import redis
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -41,6 +43,11 @@ Injector = Callable[["Injection"], None]
 def unable() -> frozenset[FaultKind]:
     """Return the faults that this machine cannot do."""
     return frozenset() if faketime() is not None else frozenset({FaultKind.WORKER_CLOCK_WRONG})
+
+
+def can_inject(kind: FaultKind) -> bool:
+    """Whether there is code for this fault."""
+    return kind in _STRIKES or kind in _INJECTORS
 
 
 def faketime() -> Path | None:
@@ -163,7 +170,9 @@ class Injection:
     def _set_largest(self, topics: tuple[str, ...], size_bytes: str) -> None:
         admin = AdminClient({"bootstrap.servers": self.stand.broker.direct_address, "log_level": 0})
         entry = ConfigEntry("max.message.bytes", size_bytes, incremental_operation=AlterConfigOpType.SET)
-        resources = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
+        resources = [
+            ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics
+        ]
         deadline = time.monotonic() + 2 * _ADMIN_TIMEOUT_S
         while True:
             try:
@@ -304,7 +313,7 @@ class Injection:
         """Want a password that nobody knows, and drop everybody who is there without."""
         with self.stand.harms.of(Harm.STATE_AWAY), self.redis_client() as client:
             client.config_set("requirepass", _PASSWORD)
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            client.client_kill_filter(_type="normal", skipme=True)
             try:
                 self.hold()
             finally:

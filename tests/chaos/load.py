@@ -25,7 +25,7 @@ _AGENT_SHARE = 0.1
 _CLOUD_EVENT_SHARE = 0.5
 _FLUSH_S = 60.0
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,12 +75,13 @@ def _record(message: Message) -> Record:
     assert topic is not None
     assert partition is not None
     assert offset is not None
+    key: Any = message.key()  # bytes without a deserializer
     value: Any = message.value()
     headers: Any = message.headers() or ()
     return Record(
         place=Place(topic=topic, partition=partition, offset=offset),
         at_s=message.timestamp()[1] / 1000,
-        key=message.key(),  # type: ignore[arg-type] - bytes without a deserializer
+        key=key,
         value=value,
         headers=tuple((name, content or b"") for name, content in headers),
     )
@@ -176,9 +177,7 @@ class Sampler:
             with suppress(KafkaException):  # the broker is away: there is nothing to see
                 self._keep(self._reader.read(), known)
 
-    def _keep(
-        self, samples: Iterable[Sample], known: dict[tuple[str, str, int], tuple[int, str]]
-    ) -> None:
+    def _keep(self, samples: Iterable[Sample], known: dict[tuple[str, str, int], tuple[int, str]]) -> None:
         for sample in samples:
             place, content = (sample.group, sample.topic, sample.partition), (sample.offset, sample.metadata)
             if known.get(place) != content:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -90,7 +93,7 @@ def paid(step: str, received_at_s: float, completed_at_s: float | None = None, *
     return Call(received_at_s=received_at_s, completed_at_s=ended_s, status=200, step=step, **more)
 
 
-def history(*records: Record, **more: object) -> History:
+def history(*records: Record, **more: Any) -> History:
     """Return a history of one stream in which five events end well, the third by way of a tier and due.
 
     Records given replace those at their places or are added.
@@ -124,7 +127,7 @@ def history(*records: Record, **more: object) -> History:
         calls=tuple(paid(f"e{turn}/reply", 100.5 + turn) for turn in range(4)),
         limit=Limit(per_s=2, burst=1),
     )
-    return replace(good, **more)  # type: ignore[arg-type] - tests name the fields they change
+    return replace(good, **more)
 
 
 def broken(given: History) -> dict[Promise, int]:
@@ -180,9 +183,7 @@ MUTANTS: dict[str, tuple[Callable[[], History], dict[Promise, int]]] = {
     "the same result again for no reason": (lambda: history(result(4, 1, 103.0)), {Promise.REPEATED: 1}),
     "a release one millisecond early": (
         lambda: history(
-            record(
-                CHAT.due, 0, 104.999, {"turn": 2}, of(2, retry_copy="1-a", retry_due_at_ms=105_000)
-            )
+            record(CHAT.due, 0, 104.999, {"turn": 2}, of(2, retry_copy="1-a", retry_due_at_ms=105_000))
         ),
         {Promise.EARLY: 1},
     ),
@@ -277,9 +278,7 @@ EXCUSED: dict[str, tuple[Callable[[], History], Promise]] = {
         Promise.REPEATED,
     ),
     "another kind of end after a flush": (
-        lambda: history(
-            letter(0, 1, 103.0, message(1, 101.0)), disruptions=harm(Harm.STATE_LOST, 102.5)
-        ),
+        lambda: history(letter(0, 1, 103.0, message(1, 101.0)), disruptions=harm(Harm.STATE_LOST, 102.5)),
         Promise.TWO_ENDS,
     ),
     "another order after a flush": (
@@ -370,11 +369,22 @@ def test_only_a_whole_and_usable_answer_is_paid_for(fault: str | None) -> None:
 
 def test_a_copy_that_another_superseded_may_be_committed_without_an_end() -> None:
     """A stale copy is acked: the event lives on in the other."""
-    other = record(
-        CHAT.tiers[0], 1, 105.4, {"turn": 2}, of(2, retry_copy="2-b", retry_due_at_ms=106_000)
-    )
+    other = record(CHAT.tiers[0], 1, 105.4, {"turn": 2}, of(2, retry_copy="2-b", retry_due_at_ms=106_000))
     given = history(other, samples=(commit(105.5, 1, topic=CHAT.due),))
     assert broken(given) == {}
+
+
+@pytest.mark.parametrize("module", ["history", "commits", "verdict", "checker", "reading"])
+def test_the_judgement_shares_no_code_with_the_product(module: str) -> None:
+    """A bug that is in both would be seen by nobody."""
+    tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text())
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    packages = {name.split(".")[0] for name in imported}
+    assert packages.isdisjoint({"sluicegate", "streams", "consumers"})
+    assert {name for name in imported if name.startswith("tests")} <= {
+        f"tests.chaos.{own}" for own in ("history", "commits", "verdict")
+    }
 
 
 def test_a_map_says_which_offsets_are_done_above_the_commit() -> None:

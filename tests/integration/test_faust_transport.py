@@ -6,18 +6,21 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from faust.types import Message
 
 from sluicegate.delivery.done_map import DoneMap, decode
+from sluicegate.errors import PublishRefusedError, RecordTooLargeError
+from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import OutgoingRecord
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackedMessage, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
-from streams.runtime.producer import FaustPublisher
-from tests.fixtures.kafka import MakeTopics
+from streams.runtime.producer import FaustPublisher, IdempotentProducer
+from tests.fixtures.kafka import MakeTopics, create_real_topics
 from tests.waiting import wait_until
 
 PARTITIONS = 6
@@ -254,3 +257,41 @@ async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan
         await wait_until(lambda: len(gate.taken) == 1, timeout_s=START_S)
     [message] = gate.taken
     assert (message.topic, message.partition, message.value) == (plan.due_topic, 4, b"v")
+
+
+@pytest.mark.real_kafka
+async def test_a_refused_record_does_not_close_its_partition_to_those_after_it(
+    real_kafka: str, prefix: str
+) -> None:
+    """G1: the broker counts what one idempotent producer sends, and takes nothing behind a gap."""
+    plan, topic = plan_for(real_kafka, prefix), f"{prefix}.small"
+    create_real_topics(real_kafka, {plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
+    create_real_topics(real_kafka, {topic: 1}, {"max.message.bytes": "2000"})
+    async with running(plan, OpenGate()) as app:
+        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        small = OutgoingRecord(topic=topic, key=b"k", value=b"v", headers=())
+        await publisher.publish(small)
+        with pytest.raises(RecordTooLargeError):
+            await publisher.publish(replace(small, value=b"v" * 3000))
+        for _ in range(3):
+            await publisher.publish(small)
+    stored = Consumer({"bootstrap.servers": real_kafka, "group.id": prefix})
+    assert stored.get_watermark_offsets(TopicPartition(topic, 0), timeout=20) == (0, 4)
+    stored.close()
+
+
+async def test_a_producer_that_ended_is_no_reason_to_try_again(
+    embedded_broker: EmbeddedBroker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing is repeated until the broker confirms; without a sender that would be for ever."""
+    plan = plan_for(embedded_broker.address, prefix)
+    embedded_broker.create_topics({plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
+    async with running(plan, OpenGate()) as app:
+        producer = app.producer
+        assert isinstance(producer, IdempotentProducer)
+        accumulator = producer._ensure_producer()._message_accumulator
+        monkeypatch.setattr(accumulator, "drain_by_nodes", None)
+        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        record = OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=())
+        with pytest.raises(PublishRefusedError):
+            await publisher.publish(record)
