@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,8 @@ def main() -> int:
     given = parser.parse_args()
     if missing := unable():
         print(f"this machine cannot do: {', '.join(sorted(missing))}", file=sys.stderr)
+    # Whoever is terminated leaves nobody behind: every process ends with its block.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     runs: list[Run] = []
     with Broker() as broker:
         for seed in range(given.seed, given.seed + given.runs):

@@ -42,6 +42,7 @@ class Run:
     said_dead: tuple[str, ...]
     seconds: float
     drained_s: float
+    largest_log_bytes: int
     folder: Path
 
     @property
@@ -78,6 +79,7 @@ def run_seed(seed: int, broker: Broker, folder: Path, schedule: Sequence[Fault] 
             stand.crew.dismiss_all()
         history = stand.history(commits.read(), sampler.samples)
         said_dead = tuple(stand.crew.deaths_by_liveness)
+        logs = [process.log.stat().st_size for process in stand.deployment.processes]
     return Run(
         seed=seed,
         schedule=faults,
@@ -86,6 +88,7 @@ def run_seed(seed: int, broker: Broker, folder: Path, schedule: Sequence[Fault] 
         said_dead=said_dead,
         seconds=time.monotonic() - started_s,
         drained_s=drained_s,
+        largest_log_bytes=max(logs),
         folder=folder,
     )
 

@@ -84,8 +84,9 @@ class ChaosDeployment(Deployment):
             },
             stream={"max_running": MAX_RUNNING, "max_attempts": 8},
             documents={"chunk_tokens": 60},
-            # Short waits, so that a run ends; what is longer in production is no other code.
-            retry={"base_s": 0.5, "cap_s": 6, "tiers_s": TIERS_S},
+            # Short waits, so that a run ends, and soon out of the slot, so that much is parked: what takes
+            # longer in production is no other code.
+            retry={"in_place_max_s": 0.5, "base_s": 0.5, "cap_s": 6, "tiers_s": TIERS_S},
             provider={"api_key_file": str(key_file), "timeout_s": 6},
             provider_arguments=("--latency-ms", "150", "--jitter-ms", "100"),
             redis_url=f"redis://127.0.0.1:{redis_port}/0",
