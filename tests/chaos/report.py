@@ -20,7 +20,8 @@ def line(run: Run) -> str:
         f"{fates}; {run.verdict.parked} parked, {run.verdict.calls} calls",
         f"allowed: {_counted(run.verdict.excused)}",
         f"broken: {_counted(run.verdict.broken)}",
-        f"{run.seconds:.0f} s, {run.drained_s:.0f} s of it drained, logs to {run.largest_log_bytes >> 10} KiB",
+        f"{run.seconds:.0f} s, drained in {run.drained_s:.0f} s",
+        f"logs up to {run.largest_log_bytes >> 10} KiB",
     ]
     if run.said_dead:
         parts.append(f"{len(run.said_dead)} times /livez said dead")
