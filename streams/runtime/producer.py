@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import faust
@@ -45,11 +45,25 @@ class IdempotentProducer(driver.Producer):
             manager._pid_waiter = create_future()
             manager._sequence_numbers.clear()
 
+    async def send_alone(self, record: OutgoingRecord) -> Awaitable[object]:
+        """Buffer a record in a batch of its own; what it returns is confirmed as `send`'s is."""
+        producer = self._ensure_producer()
+        batch = producer.create_batch()
+        batch.append(timestamp=None, key=record.key, value=record.value, headers=list(record.headers))
+        batch.close()
+        partition = producer._partition(
+            record.topic, record.partition, record.key, record.value, record.key, record.value
+        )
+        return cast(Awaitable[object], await producer.send_batch(batch, record.topic, partition=partition))
+
     @property
     def has_failed(self) -> bool:
         """Whether the task that sends died of an error: nothing will ever be sent again."""
         task = self._producer._sender.sender_task if self._producer is not None else None
         return task is not None and task.done() and not task.cancelled() and task.exception() is not None
+
+
+_Send = Callable[[IdempotentProducer, OutgoingRecord], Awaitable[Awaitable[object]]]
 
 
 class FaustPublisher:
@@ -59,19 +73,31 @@ class FaustPublisher:
         """`app` returns the running app: it is made anew when the broker is away at the start."""
         self._app = app
         self._timeout_s = timeout_s
+        self._alone = asyncio.Lock()
 
     async def publish(self, record: OutgoingRecord) -> None:
         """Publish one record. Raises PublishRefusedError or PublishError."""
         producer = cast(IdempotentProducer, self._app().producer)  # the transport's, see app.py
         try:
+            await self._confirm(producer, record, _send)
+        except RecordTooLargeError:
+            # A topic's limit is one of batches: this record may only have been in large company. One at a
+            # time: aiokafka takes a batch of one's own only where none waits, and those who wait run out.
+            async with self._alone:
+                await self._confirm(producer, record, IdempotentProducer.send_alone)
+
+    async def _confirm(self, producer: IdempotentProducer, record: OutgoingRecord, send: _Send) -> None:
+        try:
             async with asyncio.timeout(self._timeout_s):
-                # `send` returns when the record is buffered: only its future says that it is stored.
-                confirmed = await producer.send(
-                    record.topic, record.key, record.value, record.partition, None, list(record.headers)
-                )
-                await confirmed
+                # Sending returns when the record is buffered: only its future says that it is stored.
+                await (await send(producer, record))
         except (ProducerSendError, errors.KafkaError, TimeoutError) as error:
             raise _given_up(producer, error, record.topic) from error
+
+
+async def _send(producer: IdempotentProducer, record: OutgoingRecord) -> Awaitable[object]:
+    headers = list(record.headers)
+    return await producer.send(record.topic, record.key, record.value, record.partition, None, headers)
 
 
 def _given_up(producer: IdempotentProducer, error: Exception, topic: str) -> PublishError:
