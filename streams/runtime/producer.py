@@ -21,8 +21,8 @@ _REFUSALS = (
     errors.TopicAuthorizationFailedError,
     errors.ClusterAuthorizationFailedError,
     errors.InvalidTopicError,
-    errors.UnknownTopicOrPartitionError,
 )
+# An unknown topic is none of them: aiokafka calls one so that is new to it while the broker is away.
 
 
 class IdempotentProducer(driver.Producer):

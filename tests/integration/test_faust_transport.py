@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from faust.types import Message
 
 from sluicegate.delivery.done_map import DoneMap, decode
-from sluicegate.errors import PublishRefusedError, RecordTooLargeError
+from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import OutgoingRecord
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
@@ -297,3 +297,23 @@ async def test_a_producer_that_ended_is_no_reason_to_try_again(
         record = OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=())
         with pytest.raises(PublishRefusedError):
             await publisher.publish(record)
+
+
+async def test_a_topic_that_is_not_known_yet_is_a_reason_to_try_again(
+    embedded_broker: EmbeddedBroker, prefix: str
+) -> None:
+    """A worker outlives a broker that is away when it parks to a tier for the first time."""
+    plan, later = plan_for(embedded_broker.address, prefix), f"{prefix}.later"
+    plan = replace(plan, publish_timeout_s=1.0)
+    embedded_broker.create_topics({plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS, later: 1})
+    async with running(plan, OpenGate()) as app:
+        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        record = OutgoingRecord(topic=later, key=b"k", value=b"v", headers=())
+        embedded_broker.down()
+        try:
+            with pytest.raises(PublishError) as given_up:
+                await publisher.publish(record)
+        finally:
+            embedded_broker.up()
+        assert not isinstance(given_up.value, PublishRefusedError)
+        await publisher.publish(record)
