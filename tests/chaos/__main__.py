@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tests.chaos.conductor import Run, run_seed
 from tests.chaos.faults import FaultKind
-from tests.chaos.injectors import unable
 from tests.chaos.report import details, line, table
 from tests.chaos.stand import Broker
 
@@ -22,8 +21,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--runs", type=int, default=1, help="how many seeds, one after the other")
     given = parser.parse_args()
-    if missing := unable():
-        print(f"this machine cannot do: {', '.join(sorted(missing))}", file=sys.stderr)
     # Whoever is terminated leaves nobody behind: every process ends with its block.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     runs: list[Run] = []

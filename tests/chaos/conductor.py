@@ -14,7 +14,7 @@ from confluent_kafka import KafkaException
 
 from tests.chaos.checker import judge, waiting
 from tests.chaos.faults import Fault, Lane, draw_schedule
-from tests.chaos.injectors import Injection, unable
+from tests.chaos.injectors import Injection
 from tests.chaos.load import Load
 from tests.chaos.reading import CommitReader, Sampler
 from tests.chaos.stand import Broker, Stand, standing
@@ -54,7 +54,7 @@ class Run:
 def run_seed(seed: int, broker: Broker, folder: Path, schedule: Sequence[Fault] | None = None) -> Run:
     """Do one run. `schedule` takes the place of the seed's own faults; the load stays the seed's."""
     started_s = time.monotonic()
-    faults = tuple(schedule) if schedule is not None else draw_schedule(seed, without=unable())
+    faults = tuple(schedule) if schedule is not None else draw_schedule(seed)
     with ExitStack() as stack:
         stand = stack.enter_context(standing(broker, folder, seed))
         commits = stand.commit_reader()

@@ -135,7 +135,9 @@ class Crew:
             code = slot.process.stop()
         except AssertionError:
             code = -signal.SIGKILL
-        if code != 0:
+        # One that had not begun is ended by the system, which costs nobody anything.
+        had_begun = slot.process.log.stat().st_size > 0
+        if code != 0 and (had_begun or code != -signal.SIGTERM):
             with self.harms.of(Harm.CRASH):
                 self.exits.append(Exit(process=slot.process.log.name, code=code, wanted="0 on SIGTERM"))
 

@@ -167,11 +167,8 @@ class Fault:
         return int(self.pick * count)
 
 
-def draw_schedule(seed: int, *, without: frozenset[FaultKind] = frozenset()) -> tuple[Fault, ...]:
-    """Return the faults of a seed in the order in which they begin.
-
-    `without` are kinds that this machine cannot do; others stand in their place, all else stays.
-    """
+def draw_schedule(seed: int) -> tuple[Fault, ...]:
+    """Return the faults of a seed in the order in which they begin."""
     random = Random(seed)
     schedule: list[Fault] = []
     for lane in LANES:
@@ -179,7 +176,7 @@ def draw_schedule(seed: int, *, without: frozenset[FaultKind] = frozenset()) -> 
         slot_s = (LAST_AT_S - FIRST_AT_S) / max(count, 1)
         for number in range(count):
             begins, lasts, pick = (random.random() for _ in range(3))
-            chosen = _dealt(lane, seed, number, without)
+            chosen = _dealt(lane, seed, number)
             least_s, most_s = _LASTS_S.get(chosen, _STRIKES_S)
             schedule.append(
                 Fault(
@@ -193,12 +190,9 @@ def draw_schedule(seed: int, *, without: frozenset[FaultKind] = frozenset()) -> 
     return tuple(sorted(schedule, key=lambda fault: fault.at_s))
 
 
-def _dealt(lane: Lane, seed: int, number: int, without: frozenset[FaultKind]) -> FaultKind:
-    """Return a seed's card. One that this machine cannot do changes no other draw."""
+def _dealt(lane: Lane, seed: int, number: int) -> FaultKind:
+    """Return a seed's card."""
     kinds, most = LANES[lane], _HOW_MANY[lane][1]
-    seeds_a_pack = -(-len(kinds) // most)
-    pack, turn = divmod(seed, seeds_a_pack)
+    pack, turn = divmod(seed, -(-len(kinds) // most))
     cards = Random(f"{lane}-{pack}").sample(kinds, len(kinds))
-    able = [kind for kind in cards if kind not in without]
-    card = cards[(turn * most + number) % len(cards)]
-    return card if card in able else able[seed % len(able)]
+    return cards[(turn * most + number) % len(cards)]

@@ -31,31 +31,14 @@ _KAFKA_MESSAGE_BYTES = "1048588"
 _PASSWORD = "nobody-knows"
 _POISON_RECORDS = 8
 _SKEW_S = 30
-_FAKETIME = "SLUICEGATE_TEST_FAKETIME"
-_FAKETIME_FOLDERS = (
-    *("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime"),
-    *("/usr/lib64/faketime", "/usr/lib/faketime"),
-)
+_SKEW = Path(__file__).parent / "skew"
 
 Injector = Callable[["Injection"], None]
-
-
-def unable() -> frozenset[FaultKind]:
-    """Return the faults that this machine cannot do."""
-    return frozenset() if faketime() is not None else frozenset({FaultKind.WORKER_CLOCK_WRONG})
 
 
 def can_inject(kind: FaultKind) -> bool:
     """Whether there is code for this fault."""
     return kind in _STRIKES or kind in _INJECTORS
-
-
-def faketime() -> Path | None:
-    """Return libfaketime's library: the file in SLUICEGATE_TEST_FAKETIME, or the system's."""
-    if given := os.environ.get(_FAKETIME):
-        return Path(given)
-    found = (Path(folder) / "libfaketime.so.1" for folder in _FAKETIME_FOLDERS)
-    return next((path for path in found if path.exists()), None)
 
 
 class Injection:
@@ -114,13 +97,9 @@ class Injection:
 
     def skew_member(self) -> None:
         """Let one work with a clock that is 30 s fast or slow."""
-        name, library = self.member(), faketime()
-        sign = "+" if self.fault.choose(100) % 2 else "-"
-        skewed = {
-            "LD_PRELOAD": str(library),
-            "FAKETIME": f"{sign}{_SKEW_S}s",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        name, ahead_s = self.member(), _SKEW_S * (1 if self.fault.choose(100) % 2 else -1)
+        path = os.pathsep.join([str(_SKEW), os.environ.get("PYTHONPATH", "")])
+        skewed = {"PYTHONPATH": path, "CHAOS_CLOCK_AHEAD_S": str(ahead_s)}
         self.stand.crew.replace(name, skewed)
         self.hold()
         self.stand.crew.replace(name)

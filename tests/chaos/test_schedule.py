@@ -38,16 +38,3 @@ def test_faults_of_a_lane_follow_each_other_and_begin_while_events_come(seed: in
         own = [fault for fault in schedule if fault.lane is lane]
         assert all(earlier.at_s < later.at_s for earlier, later in pairwise(own))
     assert all(fault.at_s <= LAST_AT_S for fault in schedule)
-
-
-def test_what_a_machine_cannot_do_changes_no_other_fault() -> None:
-    """The seed means the same on a machine without libfaketime, but for that one fault."""
-    without = frozenset({FaultKind.WORKER_CLOCK_WRONG})
-    seed = next(
-        seed
-        for seed in range(100)
-        if any(fault.kind is FaultKind.WORKER_CLOCK_WRONG for fault in draw_schedule(seed))
-    )
-    for full, poor in zip(draw_schedule(seed), draw_schedule(seed, without=without), strict=True):
-        assert poor.kind is not FaultKind.WORKER_CLOCK_WRONG
-        assert full.kind is FaultKind.WORKER_CLOCK_WRONG or full == poor
