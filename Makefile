@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 LOCK := requirements/dev.lock
 COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
-.PHONY: install demo test check bench lock clean
+SEED ?= 1
+RUNS ?= 1
+
+.PHONY: install demo test check bench chaos lock clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -41,6 +44,9 @@ check: install ## lint, types and import contracts
 
 bench: install ## print the figures of the docs
 	$(BIN)/python -m benchmarks
+
+chaos: install ## break a whole deployment RUNS times, from SEED on, and judge what is left
+	$(BIN)/python -m tests.chaos --seed $(SEED) --runs $(RUNS)
 
 lock: ## compile the locked requirements anew
 	$(COMPILE) pyproject.toml -o requirements/runtime.lock

@@ -105,7 +105,10 @@ class Deployment:
         retry: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
         session_timeout_s: float = 6,
+        redis_url: str | None = None,
+        documents: Mapping[str, Any] | None = None,
     ) -> None:
+        """`redis_url` is how the processes reach Redis, if not directly; `documents` adds to its section."""
         self.kafka = kafka
         self.prefix = prefix
         self.group = f"{prefix}-group"
@@ -118,6 +121,8 @@ class Deployment:
         self._retry = dict(retry or {})
         self._provider = dict(provider or {})
         self._session_timeout_s = session_timeout_s
+        self._redis_url = redis_url
+        self._documents = dict(documents or {})
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
@@ -201,7 +206,7 @@ class Deployment:
                 "session_timeout_s": self._session_timeout_s,
             },
             "topics": {"partitions": self.partitions, "replication_factor": 1},
-            "redis": {"url": self.redis.url},
+            "redis": {"url": self._redis_url or self.redis.url},
             "providers.main": {
                 "format": "openai",
                 "base_url": f"{self.provider_url}/v1",
@@ -221,19 +226,22 @@ class Deployment:
                 "max_output_tokens": 64,
                 **self._stream,
             }
+        tables["streams.documents"].update(self._documents)
         lines = []
         for name, table in tables.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
         self.config.write_text("\n".join(lines))
 
-    def _start(self, arguments: Sequence[str]) -> Process:
-        process = Process(self.folder, arguments, {})
+    def _start(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        process = Process(self.folder, arguments, environment or {})
         self.processes.append(process)
         return process
 
-    def start_worker(self, stream: str, *options: str) -> Process:
+    def start_worker(
+        self, stream: str, *options: str, environment: Mapping[str, str] | None = None
+    ) -> Process:
         """Start one worker of a stream; it is ready when it has taken its partitions."""
-        return self._start(["worker", stream, "--config", str(self.config), *options])
+        return self._start(["worker", stream, "--config", str(self.config), *options], environment)
 
     def start_relay(self) -> Process:
         """Start one relay."""
