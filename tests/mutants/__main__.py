@@ -33,8 +33,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sluicegate-mutants-") as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(_ROOT, tree, ignore=shutil.ignore_patterns(*_LEFT_BEHIND), symlinks=True)
-        if _run(tree, sorted({test for guard in chosen for test in guard.tests})) != _PASSED:
-            print("the tests fail with every guard in place", file=sys.stderr)
+        whole = _run(tree, sorted({test for guard in chosen for test in guard.tests}))
+        if whole.returncode != _PASSED:
+            print(f"the tests fail with every guard in place:\n{whole.stdout[-4000:]}", file=sys.stderr)
             return 1
         missed = [guard for guard in chosen if not _is_noticed(guard, tree, markdown=options.markdown)]
     print(f"{len(chosen) - len(missed)} of {len(chosen)} guards turn a test red when taken out", file=sys.stderr)
@@ -49,7 +50,7 @@ def _is_noticed(guard: Guard, tree: Path, *, markdown: bool) -> bool:
         return False
     path.write_text(whole.replace(guard.old, guard.new), encoding="utf-8")
     try:
-        noticed = _run(tree, guard.tests) == _FAILED
+        noticed = _run(tree, guard.tests).returncode == _FAILED
     finally:
         path.write_text(whole, encoding="utf-8")
     tests = ", ".join(f"`{test}`" for test in guard.tests)
@@ -59,21 +60,21 @@ def _is_noticed(guard: Guard, tree: Path, *, markdown: bool) -> bool:
     return noticed
 
 
-def _run(tree: Path, tests: Iterable[str]) -> int:
-    """Return pytest's exit code; a run that does not end is one that noticed."""
+def _run(tree: Path, tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
+    """Run the tests in the tree; a run that does not end is one that noticed."""
     command: Sequence[str] = (sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *tests)
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree)},
             capture_output=True,
+            text=True,
             timeout=_TEST_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return _FAILED
-    return done.returncode
+        return subprocess.CompletedProcess(command, _FAILED, stdout="it did not end")
 
 
 if __name__ == "__main__":
