@@ -10,7 +10,7 @@ COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --n
 SEED ?= 1
 RUNS ?= 1
 
-.PHONY: install demo test check bench chaos lock clean
+.PHONY: install demo test check bench mutants chaos lock clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -47,6 +47,9 @@ bench: install ## print the figures of the docs
 
 chaos: install ## break a whole deployment RUNS times, from SEED on, and judge what is left
 	$(BIN)/python -m tests.chaos --seed $(SEED) --runs $(RUNS)
+
+mutants: install ## take each guard out and see a test fail
+	$(BIN)/python -m tests.mutants $(WORDS)
 
 lock: ## compile the locked requirements anew
 	$(COMPILE) pyproject.toml -o requirements/runtime.lock

@@ -38,7 +38,9 @@ def main() -> int:
             print(f"the tests fail with every guard in place:\n{whole.stdout[-4000:]}", file=sys.stderr)
             return 1
         missed = [guard for guard in chosen if not _is_noticed(guard, tree, markdown=options.markdown)]
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} guards turn a test red when taken out", file=sys.stderr)
+    print(
+        f"{len(chosen) - len(missed)} of {len(chosen)} guards turn a test red when taken out", file=sys.stderr
+    )
     return 1 if missed else 0
 
 

@@ -26,9 +26,11 @@ GUARDS = (
         name="an end is acked only after its publish was confirmed",
         promise="G1",
         path="streams/runtime/producer.py",
-        old="                await confirmed\n",
-        new="",
-        tests=("tests/integration/test_faust_transport.py::test_a_publish_returns_when_the_broker_has_the_record",),
+        old="await (await send(producer, record))",
+        new="await send(producer, record)",
+        tests=(
+            "tests/integration/test_faust_transport.py::test_a_publish_returns_when_the_broker_has_the_record",
+        ),
     ),
     Guard(
         name="a commit never passes an unfinished record",
@@ -82,8 +84,16 @@ GUARDS = (
         name="an ended event is not run again",
         promise="G1",
         path="sluicegate/state/take.lua",
-        old="if state == 'done' then return {'stale'} end",
+        old="if not (ARGV[10] == '1' and found[8] == 'dead-letter' and is_next) then return {'stale'} end",
         new="",
+        tests=("tests/contract/test_state_copies.py",),
+    ),
+    Guard(
+        name="a replay never reopens an answered event",
+        promise="G1",
+        path="sluicegate/state/take.lua",
+        old="found[8] == 'dead-letter' and is_next",
+        new="is_next",
         tests=("tests/contract/test_state_copies.py",),
     ),
     Guard(
@@ -124,7 +134,9 @@ GUARDS = (
         path="consumers/relay/relay.py",
         old="        if error is not None:\n            if owner.fail(",
         new="        if False:\n            if owner.fail(",
-        tests=("tests/integration/test_relay_process.py::test_refused_publish_stops_its_partition_until_it_is_taken",),
+        tests=(
+            "tests/integration/test_relay_process.py::test_refused_publish_stops_its_partition_until_it_is_taken",
+        ),
     ),
     Guard(
         name="nothing is released before its time",
@@ -259,8 +271,8 @@ GUARDS = (
         name="a record that names no origin is never released",
         promise="G6",
         path="consumers/relay/plan.py",
-        old="    if retry is None or (partitions is not None and retry.origin.partition >= partitions):",
-        new="    if retry is None:",
+        old="    if due is None or (partitions is not None and due.partition >= partitions):",
+        new="    if due is None:",
         tests=("tests/unit/test_relay_plan.py",),
     ),
     Guard(
