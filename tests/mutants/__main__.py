@@ -64,7 +64,8 @@ def _is_noticed(guard: Guard, tree: Path, *, markdown: bool) -> bool:
 
 def _run(tree: Path, tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
     """Run the tests in the tree; a run that does not end is one that noticed."""
-    command: Sequence[str] = (sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *tests)
+    options = ("-x", "-q", "-n", "0", "--hypothesis-profile", "unshrunk")
+    command: Sequence[str] = (sys.executable, "-m", "pytest", *options, *tests)
     try:
         return subprocess.run(
             command,
