@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sluicegate.state.api import (
     Behind,
@@ -120,7 +121,7 @@ class World:
         )
         self._weights: dict[str, float] = {}
         self._live: dict[int, int] = {}
-        self._saved: object = None
+        self._saved: tuple[Any, dict[int, int]] | None = None
         self._saved_situation: Situation = ()
         self._reopenings: Counter[int] = Counter()
         self._losses = 0

@@ -66,8 +66,8 @@ async def test_nothing_is_lost_ended_twice_out_of_order_or_stuck(faults: Faults,
     """Any interleaving of crash, takeover, zombie, park, release, relay crash and lost answer heals.
 
     A replay of a dead letter gives it one more end, and never touches what was answered. What was cancelled
-    never runs. After a flush of Redis, or when it is set back, still nothing is lost or stuck, an event has at
-    most one more end, and no gate stays open.
+    never runs. After a flush of Redis, or when it is set back, still nothing is lost or stuck, an event has
+    at most one more end, and no gate stays open.
     """
     violation = await search(FakeStand(Keeping()), seed=1, runs=runs, faults=faults)
     assert violation is None, violation
