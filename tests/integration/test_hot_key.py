@@ -36,7 +36,7 @@ def deployment(real_kafka: str, prefix: str, tmp_path: Path) -> Iterator[Deploym
 
 
 def test_a_hot_key_waits_for_its_parked_head_in_order_and_others_do_not(deployment: Deployment) -> None:
-    """G4, G2: two workers, 200 events behind one that is refused for 6 s; each is parked a few times at most."""
+    """G4: two workers, 200 events behind one that is refused for 6 s; each is parked a few times at most."""
     hot = [
         {"conversation_id": "hot", "turn": turn, "speaker": "customer", "text": f"{turn}: and now?"}
         for turn in range(HOT_EVENTS)

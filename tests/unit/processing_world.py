@@ -228,7 +228,7 @@ class World:
                 histories=state,
                 steps=steps,
                 publisher=self.wrap("publisher", self.publisher),
-                waits_here=lambda lane, order: self.waits_here(lane, order),
+                waits_here=lambda lane, order: self.waits_here(lane, order),  # noqa: PLW0108 - tests set another
                 log=lambda name, fields: self.lines.append({"name": name, **fields}),
                 sleep=self._sleep,
             ),

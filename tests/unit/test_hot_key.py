@@ -1,4 +1,4 @@
-"""A key with thousands of events behind a parked one: what it holds in hand, and what it takes from others."""
+"""A key with thousands of events behind a parked one: what it holds in hand, and whom it holds up."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def due_at_ms(copy: OutgoingRecord) -> int:
 
 
 async def test_a_hot_key_behind_a_parked_event_holds_little_and_holds_up_nobody() -> None:
-    """G4: at most 32 of it in hand, other partitions go on, and all of it ends in order soon after its head."""
+    """G4: at most 32 of it wait in hand, other partitions go on, and it ends in order soon after its head."""
     shop = _Shop()
     for turn in range(FOLLOWERS + 1):
         shop.publish("hot", turn, HOT)
