@@ -13,6 +13,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.records import OutgoingRecord
+from sluicegate.telemetry.pulse import TimedWork
 
 _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 _REFUSALS = (
@@ -33,24 +34,29 @@ class IdempotentProducer(driver.Producer):
 class FaustPublisher:
     """Publishes through the app's producer and returns when all in-sync replicas have the record."""
 
-    def __init__(self, app: Callable[[], faust.App], *, timeout_s: float) -> None:
+    def __init__(self, app: Callable[[], faust.App], *, timeout_s: float, watched: TimedWork) -> None:
         """`app` returns the running app: it is made anew when the broker is away at the start."""
         self._app = app
         self._timeout_s = timeout_s
+        self._watched = watched
 
     async def publish(self, record: OutgoingRecord) -> None:
         """Publish one record. Raises PublishRefusedError or PublishError."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                # `send` returns when the record is buffered: only its future says that it is stored.
-                confirmed = await self._app().producer.send(
-                    record.topic, record.key, record.value, record.partition, None, list(record.headers)
-                )
-                await confirmed
+            with self._watched.within(self._timeout_s):
+                await self._confirmed(record)
         except ProducerSendError as error:
             raise _translate(error.__cause__ or error, record.topic) from error
         except (errors.KafkaError, TimeoutError) as error:
             raise _translate(error, record.topic) from error
+
+    async def _confirmed(self, record: OutgoingRecord) -> None:
+        async with asyncio.timeout(self._timeout_s):
+            # `send` returns when the record is buffered: only its future says that it is stored.
+            confirmed = await self._app().producer.send(
+                record.topic, record.key, record.value, record.partition, None, list(record.headers)
+            )
+            await confirmed
 
 
 def _translate(error: BaseException, topic: str) -> PublishError:

@@ -15,9 +15,11 @@ from faust.types import Message
 from sluicegate.delivery.done_map import DoneMap, decode
 from sluicegate.errors import BrokerError
 from sluicegate.records import OutgoingRecord
+from sluicegate.telemetry.pulse import TimedWork
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackedMessage, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
+from streams.runtime.liveness import Vitals
 from streams.runtime.producer import FaustPublisher
 from tests.fixtures.kafka import MakeTopics, create_real_topics
 from tests.waiting import wait_until
@@ -87,9 +89,11 @@ def plan_for(kafka: str, prefix: str) -> AppPlan:
 
 
 @asynccontextmanager
-async def running(plan: AppPlan, gate: OpenGate) -> AsyncIterator[StreamApp]:
+async def running(
+    plan: AppPlan, gate: OpenGate, vitals: Vitals | None = None
+) -> AsyncIterator[StreamApp]:
     """Run one app until the block ends."""
-    app = build_app(plan, gate)
+    app = build_app(plan, gate, vitals or Vitals())
     register_agents(app, plan, gate.take)
     app.finalize()
     app.in_worker = True
@@ -249,7 +253,7 @@ async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan
     """What was confirmed is there for another client, on the partition that was asked for."""
     gate = OpenGate()
     async with running(plan, gate) as app:
-        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
         await publisher.publish(
             OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=(("a", b"b"),), partition=4)
         )
