@@ -114,7 +114,6 @@ class TrackingConsumer(driver.Consumer):
         self._look_at_agents(assignment)
         allowance = self._allowance(assignment)
         if not allowance:
-            self.vitals.fetcher.rest()
             await self._wait_for_room(assignment)
             return
         try:
@@ -255,8 +254,8 @@ class TrackingConsumer(driver.Consumer):
         """Let publishes under way end, commit, and forget the rest: nothing is carried over."""
         self._revokes += 1
         self.stop_flow()
-        for pulse in (self.vitals.delivery, self.vitals.agents, self.vitals.fetcher):
-            pulse.rest()
+        self.vitals.delivery.rest()
+        self.vitals.agents.rest()
         self.app.flow_control.suspend()
         if self._current is not None:
             self._current.closed = True

@@ -20,7 +20,7 @@ from sluicegate.errors import BrokerError
 from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Committed
 from streams.runtime.liveness import Vitals, ticking
-from streams.runtime.watching import Patience, wants_records, watch_coordinator, watch_fetcher
+from streams.runtime.watching import Patience, watch_coordinator, watch_fetcher
 
 _FETCH_MAX_WAIT_MS = 500
 _COMMIT_TIMEOUT_S = 10.0
@@ -121,7 +121,7 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         coordinator = consumer._coordinator
         watch_coordinator(coordinator, self._vitals, self._patience)
-        watch_fetcher(consumer._fetcher, self._vitals.fetcher, self._patience)
+        watch_fetcher(consumer._fetcher, self._vitals, self._patience)
         self.add_future(ticking(self._vitals.thread))
         coordinator._push_error_to_user = self._on_coordinator_error
         if self._instance_id is not None:
@@ -241,7 +241,6 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
                 allowance.took(wanted[tp], sum(map(len, got.values())))
             if failed is not None and not records:
                 raise failed
-            wants_records(fetcher, self._vitals.fetcher, list(wanted))
             if not records:
                 got = await fetcher.fetched_records(
                     list(wanted), timeout=timeout_s, max_records=allowance.least()

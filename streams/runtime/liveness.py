@@ -30,6 +30,7 @@ class Vitals:
         self.rebalance = Pulse("group coordinator", now_s=now_s)
         #: aiokafka's routine that asks brokers for records.
         self.fetcher = Pulse("fetcher", now_s=now_s)
+        self.fetches = TimedWork("fetch", now_s=now_s)
         #: Our own loop that takes them and hands them to the agents.
         self.delivery = Pulse("delivery", now_s=now_s)
         self.agents = Pulse("agent", now_s=now_s)
@@ -38,7 +39,7 @@ class Vitals:
 
     @property
     def of_consumer(self) -> tuple[Pulse, ...]:
-        """What moves only while the worker is, or wants to be, in its group."""
+        """What beats only while the worker is, or wants to be, in its group."""
         return (self.thread, self.heartbeat, self.rebalance, self.fetcher, self.delivery, self.agents)
 
     def leave(self) -> None:
@@ -88,7 +89,7 @@ class Liveness:
         judged: list[Vital] = [vitals.loop, vitals.publishes, vitals.calls]
         if not self._is_draining():
             # A drain has hard bounds of its own, and waits for calls when the group is left already.
-            judged += vitals.of_consumer
+            judged += [*vitals.of_consumer, vitals.fetches]
         return [complaint for vital in judged if (complaint := vital.complaint()) is not None]
 
     def not_ready(self) -> list[str]:

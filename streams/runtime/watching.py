@@ -109,27 +109,17 @@ def _looking(client: Any, pulses: tuple[Pulse, ...], patience: Patience) -> Call
     return coordinator_lookup
 
 
-def watch_fetcher(fetcher: Any, pulse: Pulse, patience: Patience) -> None:
-    """Make the fetcher show its turns, while somebody wants records that it does not have."""
+def watch_fetcher(fetcher: Any, vitals: Vitals, patience: Patience) -> None:
+    """Make the fetcher show its turns, which it takes several times a second, and each of its requests."""
     actions, process = fetcher._get_actions_per_node, fetcher._proc_fetch_request
 
     def get_actions_per_node(assignment: Any) -> Any:
-        pulse.extend(patience.asking_s)
+        vitals.fetcher.beat()
         return actions(assignment)
 
     async def proc_fetch_request(*args: Any) -> Any:
-        try:
+        with vitals.fetches.within(patience.asking_s):
             return await process(*args)
-        finally:
-            pulse.extend()
 
     fetcher._get_actions_per_node = get_actions_per_node
     fetcher._proc_fetch_request = proc_fetch_request
-
-
-def wants_records(fetcher: Any, pulse: Pulse, partitions: list[Any]) -> None:
-    """Tell the fetcher's pulse what is wanted: with records at hand, or nothing wanted, it may rest."""
-    if not partitions or any(tp in fetcher._records for tp in partitions):
-        pulse.rest()
-    elif pulse.is_resting:
-        pulse.beat()

@@ -109,7 +109,7 @@ def test_each_part_that_falls_silent_is_reported_within_30_seconds(worker: Worke
     assert len(worker.liveness.dead()) == 1
 
 
-@pytest.mark.parametrize("name", ["calls", "publishes"])
+@pytest.mark.parametrize("name", ["calls", "publishes", "fetches"])
 def test_a_call_or_publish_is_reported_within_30_seconds_after_its_timeout(worker: Worker, name: str) -> None:
     """A timeout that was swallowed leaves an event that never ends."""
     work: TimedWork = getattr(worker.vitals, name)
