@@ -104,6 +104,7 @@ class Deployment:
         stream: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
+        worker: Mapping[str, Any] | None = None,
     ) -> None:
         self.kafka = kafka
         self.prefix = prefix
@@ -116,6 +117,7 @@ class Deployment:
         self._stream = dict(stream or {})
         self._retry = dict(retry or {})
         self._provider = dict(provider or {})
+        self._worker = {"drain_s": 10, **(worker or {})}
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
@@ -206,7 +208,7 @@ class Deployment:
             "limits.main": self._limits,
             "retry": {"in_place_max_s": 2, "base_s": 0.5, **self._retry, "tiers_s": self.tiers_s},
             "http": {"port": 0},
-            "worker": {"drain_s": 10},
+            "worker": self._worker,
         }
         for stream in ("support-chat", "documents"):
             tables[f"streams.{stream}"] = {

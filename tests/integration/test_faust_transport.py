@@ -89,9 +89,7 @@ def plan_for(kafka: str, prefix: str) -> AppPlan:
 
 
 @asynccontextmanager
-async def running(
-    plan: AppPlan, gate: OpenGate, vitals: Vitals | None = None
-) -> AsyncIterator[StreamApp]:
+async def running(plan: AppPlan, gate: OpenGate, vitals: Vitals | None = None) -> AsyncIterator[StreamApp]:
     """Run one app until the block ends."""
     app = build_app(plan, gate, vitals or Vitals())
     register_agents(app, plan, gate.take)

@@ -127,7 +127,9 @@ async def watched(plan: AppPlan, gate: OpenGate) -> AsyncIterator[Watched]:
 # --- waiting is not being stuck ------------------------------------------------------------------
 
 
-async def test_a_worker_that_takes_nothing_for_an_hour_is_alive(plan: AppPlan, broker: EmbeddedBroker) -> None:
+async def test_a_worker_that_takes_nothing_for_an_hour_is_alive(
+    plan: AppPlan, broker: EmbeddedBroker
+) -> None:
     """Paused, throttled, behind an open circuit: in all of them the gate has no room, and nothing is stuck."""
     publish(broker.address, plan.input_topic, 30)
     gate = OpenGate()
@@ -213,9 +215,11 @@ async def test_an_agent_that_takes_nothing_is_named(plan: AppPlan, broker: Embed
             await agent.stop()
         publish(broker.address, plan.input_topic, 6)
         await wait_until(
-            lambda: worker.consumer.current_assignment is not None
-            and worker.consumer.current_assignment.in_transit.total() > 0
-            and not worker.vitals.agents.is_resting,
+            lambda: (
+                worker.consumer.current_assignment is not None
+                and worker.consumer.current_assignment.in_transit.total() > 0
+                and not worker.vitals.agents.is_resting
+            ),
             timeout_s=START_S,
         )
         await worker.names_after(30, "agent")
@@ -327,5 +331,3 @@ async def test_an_exception_in_an_agent_stops_the_worker_and_acknowledges_nothin
         assert current is not None
         assert current.in_transit.total() == 0
         assert current.unconfirmed() == {}
-
-

@@ -100,7 +100,9 @@ def test_work_that_fails_is_no_longer_watched() -> None:
     assert calls.complaint() is None
 
 
-@pytest.mark.parametrize("name", ["loop", "thread", "heartbeat", "rebalance", "fetcher", "delivery", "agents"])
+@pytest.mark.parametrize(
+    "name", ["loop", "thread", "heartbeat", "rebalance", "fetcher", "delivery", "agents"]
+)
 def test_each_part_that_falls_silent_is_reported_within_30_seconds(worker: Worker, name: str) -> None:
     """Every sign of life is looked at: one that nobody judges would be worth nothing."""
     pulse: Pulse = getattr(worker.vitals, name)
