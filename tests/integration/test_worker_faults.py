@@ -62,6 +62,44 @@ def test_workers_that_come_and_go_under_load_lose_nothing_and_pay_once(deploymen
     assert (second.stop(), third.stop()) == (0, 0)
 
 
+def test_scaling_out_and_in_with_hundreds_in_flight_pays_for_no_call_twice(
+    real_kafka: str, prefix: str, tmp_path: Path
+) -> None:
+    """G1, G4, G5: from one worker to three and back; who takes over waits for the answers on the wire."""
+    with Deployment(
+        kafka=real_kafka,
+        prefix=prefix,
+        folder=tmp_path,
+        partitions=6,
+        limits={"requests_per_minute": 600_000, "tokens_per_minute": 1_000_000_000},
+        stream={"max_running": 300},
+        # 150 ms to 1 s for a call.
+        provider_arguments=("--latency-ms", "150", "--jitter-ms", "850"),
+    ) as deployment:
+        create_real_topics(real_kafka, deployment.topics)
+        events = conversations(count=300, turns=16)
+        deployment.publish("support-chat", events, key="conversation_id")
+        workers = [deployment.start_worker("support-chat")]
+        deployment.wait_for_ends("support-chat", 600, timeout_s=60)
+        in_flight = [sum(call["completed_at"] is None for call in deployment.calls())]
+        workers += [deployment.start_worker("support-chat") for _ in range(2)]
+        wait_until_sync(
+            lambda: all("delivery.done" in worker.log.read_text() for worker in workers),
+            timeout_s=40,
+            what="everybody has work",
+        )
+        for leaving in workers[:2]:
+            in_flight.append(sum(call["completed_at"] is None for call in deployment.calls()))
+            assert leaving.stop() == 0
+
+        ends = deployment.wait_for_ends("support-chat", len(events), timeout_s=90)
+
+        assert min(in_flight) >= 100, "a hand-over of nothing shows nothing"
+        assert paid_twice(deployment.calls()) == 0
+        assert len(ends) == len(ends_of(ends)) == len(events)
+        assert out_of_order(ends) == 0
+
+
 def test_a_worker_stopped_longer_than_its_session_makes_no_second_end(deployment: Deployment) -> None:
     """A zombie that wakes up finds its events ended by others, and rejoins."""
     events = conversations(count=40, turns=8)

@@ -130,7 +130,7 @@ async def watched(plan: AppPlan, gate: OpenGate) -> AsyncIterator[Watched]:
 async def test_a_worker_that_takes_nothing_for_an_hour_is_alive(
     plan: AppPlan, broker: EmbeddedBroker
 ) -> None:
-    """Paused, throttled, behind an open circuit: in all of them the gate has no room, and nothing is stuck."""
+    """Paused, throttled, behind an open circuit: the gate has no room then, and nothing is stuck."""
     publish(broker.address, plan.input_topic, 30)
     gate = OpenGate()
     gate.open = False
@@ -269,7 +269,7 @@ async def test_heartbeats_begin_again_after_an_error_that_ended_them(
 async def test_commits_that_cannot_be_read_are_read_again(
     plan: AppPlan, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An assignment whose commits are unknown takes nothing, and neither crashes nor waits for a rebalance."""
+    """An assignment whose commits are unknown takes nothing; it neither crashes nor waits for a rebalance."""
     failures: list[Exception] = [KafkaError("no coordinator"), TimeoutError()]
     read = TrackingConsumerThread.committed
 

@@ -28,7 +28,7 @@ CORPUS = pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile
 
 @contextmanager
 def held_up() -> Iterator[list[float]]:
-    """Measure for how long the block kept the thread, and with it every neighbour, from doing anything else."""
+    """Measure for how long the block kept the thread, and with it every neighbour, from anything else."""
     seconds: list[float] = []
     began = time.thread_time()
     yield seconds

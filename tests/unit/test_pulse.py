@@ -24,6 +24,7 @@ class Hands:
     now_s: float = 1000.0
 
     def __call__(self) -> float:
+        """Return the time that it was set to."""
         return self.now_s
 
 
@@ -149,9 +150,9 @@ async def test_a_stuck_event_loop_is_named_by_the_health_port(worker: Worker) ->
     with HealthThread(server):
         url = f"http://127.0.0.1:{server.port}/livez"
         # A call that blocks, made from the loop itself: while it waits nothing else turns here.
-        assert httpx.get(url, timeout=5).status_code == 200
+        assert httpx.get(url, timeout=5).status_code == 200  # noqa: ASYNC210 - blocking is the point
         worker.clock.now_s += 30
-        answer = httpx.get(url, timeout=5)
+        answer = httpx.get(url, timeout=5)  # noqa: ASYNC210 - blocking is the point
         assert (answer.status_code, answer.json()["reasons"]) == (503, ["event loop stuck, 10 s late"])
         await wait_until(lambda: worker.liveness.dead() == [], what="a loop that turns again is alive")
     tick.cancel()
