@@ -6,12 +6,15 @@ The worker runs; only the clock by which it is judged is moved by hand, so that 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiokafka.consumer.fetcher import FetchError
 from aiokafka.errors import KafkaError
@@ -24,6 +27,7 @@ from streams.runtime.app import AppPlan
 from streams.runtime.consumer import TrackedMessage, TrackingConsumer
 from streams.runtime.consumer_thread import TrackingConsumerThread
 from streams.runtime.liveness import Liveness, Vitals
+from tests.integration.deployment import Deployment
 from tests.integration.test_faust_transport import (
     PARTITIONS,
     START_S,
@@ -34,7 +38,7 @@ from tests.integration.test_faust_transport import (
     publish,
     running,
 )
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_sync
 
 HOUR_S = 3600.0
 SOON_S = 10.0
@@ -245,6 +249,32 @@ async def test_a_consumer_thread_that_is_stuck_is_named(plan: AppPlan) -> None:
         )
         worker.release.set()
         await worker.is_alive_after(0)
+
+
+def test_the_health_port_of_a_worker_answers_while_its_event_loop_is_blocked(
+    broker: EmbeddedBroker, prefix: str, tmp_path: Path
+) -> None:
+    """A handler that blocks is the likeliest cause: what is stuck can only be named by somebody else."""
+    with Deployment(
+        kafka=broker.address,
+        prefix=prefix,
+        folder=tmp_path,
+        stream={"agent": "tests.integration.blocking_handler:reply"},
+    ) as deployment:
+        broker.create_topics(deployment.topics)
+        go_on = tmp_path / "go-on"
+        event = {"conversation_id": "c", "turn": 0, "speaker": "customer", "text": str(go_on)}
+        deployment.publish("support-chat", [event], key="conversation_id")
+        worker = deployment.start_worker("support-chat")
+        wait_until_sync(go_on.with_suffix(".blocked").exists, timeout_s=START_S, what="the handler blocks")
+        port = re.search(
+            r'"health.listening".*?"port": ?(\d+)|"port": ?(\d+).*?"health.listening"', worker.tail()
+        )
+        assert port is not None, worker.tail()
+        url = f"http://127.0.0.1:{port[1] or port[2]}/livez"
+        assert httpx.get(url, timeout=5, trust_env=False).json() == {"status": "ok", "reasons": []}
+        go_on.touch()
+        assert worker.stop() == 0
 
 
 # --- what mends itself ---------------------------------------------------------------------------
