@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 from benchmarks.duel.table import print_table
 from tests.fixtures.kafka import create_real_topics
@@ -71,6 +71,7 @@ class Load:
             "enable.idempotence": True,
             "reconnect.backoff.max.ms": 500,
             "linger.ms": 1,
+            "log_level": 2,
         }
         producer = Producer(settings)
         next_at_s = time.monotonic()
@@ -107,7 +108,18 @@ class Load:
 
 
 def _ends(stand: Deployment) -> list[Seen]:
-    return stand.read(stand.results(_STREAM)) + stand.read(stand.internal(_STREAM, "dlq"))
+    """Return every end so far, once the broker answers our own reader again."""
+    found: list[Seen] = []
+
+    def answered() -> bool:
+        try:
+            found[:] = stand.read(stand.results(_STREAM)) + stand.read(stand.internal(_STREAM, "dlq"))
+        except KafkaException:
+            return False
+        return True
+
+    wait_until_sync(answered, timeout_s=_LONGEST_S, what="the broker answers")
+    return found
 
 
 def _part(end: Seen) -> str:

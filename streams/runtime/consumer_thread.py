@@ -76,6 +76,7 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka with the Range assignor, read_committed, and an eye on its coordinator."""
 
     _turn = 0
+    _tick: asyncio.Task[None] | None = None
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -106,7 +107,8 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         return cast(StaticMember, self.app).instance_id
 
     async def on_start(self) -> None:
-        """Start the consumer and watch its coordinator."""
+        """Start the consumer and watch its coordinator and its fetcher."""
+        self._tick = asyncio.create_task(ticking(self._vitals.thread))
         while not self.should_stop:
             try:
                 await super().on_start()
@@ -122,7 +124,6 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         coordinator = consumer._coordinator
         watch_coordinator(coordinator, self._vitals, self._patience)
         watch_fetcher(consumer._fetcher, self._vitals, self._patience)
-        self.add_future(ticking(self._vitals.thread))
         coordinator._push_error_to_user = self._on_coordinator_error
         if self._instance_id is not None:
             coordinator.reset_generation = self._fenced(coordinator, coordinator.reset_generation)
@@ -134,6 +135,8 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             await super().on_thread_stop()
         finally:
+            if self._tick is not None:
+                self._tick.cancel()
             self._vitals.leave()
 
     @property

@@ -19,6 +19,7 @@ from sluicegate.telemetry.pulse import STUCK_S, Pulse
 from streams.runtime.liveness import Vitals
 
 _JOINING = (JoinGroupRequest, SyncGroupRequest)
+_LONGEST_HEARTBEAT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,11 @@ class Patience:
     session_timeout_s: float
     request_timeout_s: float
     revoke_s: float
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How long a heartbeat may take: past the session's end its answer serves nothing."""
+        return min(self.session_timeout_s, _LONGEST_HEARTBEAT_S)
 
     @property
     def asking_s(self) -> float:
@@ -43,10 +49,9 @@ def watch_coordinator(coordinator: Any, vitals: Vitals, patience: Patience) -> N
     start, stop = coordinator._start_heartbeat_task, coordinator._stop_heartbeat_task
 
     async def do_heartbeat() -> bool:
-        heartbeat.beat(patience.session_timeout_s + STUCK_S)
+        heartbeat.beat(patience.heartbeat_s + STUCK_S)
         try:
-            # The group has dropped a member by then: waiting longer for this answer serves nothing.
-            async with asyncio.timeout(patience.session_timeout_s):
+            async with asyncio.timeout(patience.heartbeat_s):
                 return bool(await beat())
         except TimeoutError:
             return False
