@@ -19,6 +19,7 @@ from sluicegate.processing.routes import Route
 from sluicegate.settings import Settings
 from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.pulse import TimedWork
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -34,14 +35,16 @@ class Providers:
         metrics: Metrics,
         *,
         new_id: Callable[[], str],
+        watched: TimedWork | None = None,
     ) -> None:
-        """`new_id` gives ids that no other process has."""
+        """`new_id` gives ids that no other process has; `watched` knows of every call while it lasts."""
         self.limiters: dict[str, RedisLimiter] = {}
         self.callers: dict[str, HttpLlmCaller] = {}
         self._settings = settings
         self._redis = redis_client
         self._metrics = metrics
         self._new_id = new_id
+        self._watched = watched
 
     def routes(self, ways: Sequence[ConfiguredRoute], own_model: str) -> tuple[Route, ...]:
         """Return a route for each way, with what they need of limiters and clients built and kept.
@@ -82,5 +85,6 @@ class Providers:
                 provider.base_url,
                 api_key=ApiKeyFile(key_file) if (key_file := provider.api_key_file) else lambda: None,
                 timeout_s=provider.timeout_s,
+                watched=self._watched,
             )
         return self.callers[name]

@@ -29,6 +29,7 @@ from sluicegate.kafka.config import ClientConfig
 from sluicegate.kafka.reading import append_time_ms, record_of
 from sluicegate.records import OutgoingRecord, Record
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.pulse import STUCK_S, Pulse, TimedWork
 
 T = TypeVar("T")
 
@@ -64,7 +65,8 @@ class RelayLimits:
     """Bounds of one relay; seconds where the name says so.
 
     `max_bytes` is what held records may take over all partitions, overhead included. What is on its way
-    to the broker is there a second time, in the producer.
+    to the broker is there a second time, in the producer. `publish_timeout_s` and `sync_commit_s` are the
+    Kafka clients' own, by which they are judged.
     """
 
     window: Window = field(default_factory=Window)
@@ -73,10 +75,12 @@ class RelayLimits:
     revoke_timeout_s: float = 5.0
     stop_timeout_s: float = 15.0
     request_timeout_s: float = 5.0
+    publish_timeout_s: float = 30.0
+    sync_commit_s: float = 10.0
 
 
 class Relay:
-    """Hands parked records on when they are due. Not thread-safe but for its read-only properties.
+    """Hands parked records on when they are due. Not thread-safe but for `ready`, `loop` and `publishes`.
 
     `partition_counts` says how many partitions each topic has; it is asked at every assignment.
     `clock` is the one that due times are measured by.
@@ -111,7 +115,9 @@ class Relay:
         self._next_commit_s = 0.0
         self._joined = False
         self._broker_up = False
-        self._turned_at_s = monotonic()
+        #: The loop, turn by turn and step by step of a rebalance.
+        self.loop = Pulse("loop", now_s=monotonic)
+        self.publishes = TimedWork("publish", now_s=monotonic)
         self._consumer = Consumer(
             {
                 **consumer_config,
@@ -128,11 +134,6 @@ class Relay:
         """Whether the relay is in its group and Kafka answers; a partition that is stopped is an alert."""
         return self._joined and self._broker_up
 
-    @property
-    def seconds_since_turn(self) -> float:
-        """How long ago the loop last came round: the liveness of the process."""
-        return self._monotonic() - self._turned_at_s
-
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until `stopping`; then publish what is on its way, commit, and leave the group."""
         self._consumer.subscribe(
@@ -146,11 +147,12 @@ class Relay:
                 self.turn()
             self._settle(tuple(self._held.values()), self._limits.stop_timeout_s)
         finally:
+            self.loop.beat(self._limits.stop_timeout_s + STUCK_S)
             self._consumer.close()
 
     def turn(self) -> None:
         """Take what has arrived, hand on what is due, look after windows and commits."""
-        self._turned_at_s = self._monotonic()
+        self.loop.beat()
         first = self._consumer.poll(self._poll_timeout_s())
         if first is not None:
             # At once: the next call may serve a rebalance, and the record would count for a new assignment
@@ -253,7 +255,13 @@ class Relay:
         moved = move(entry.payload, now_ms=now_ms)
         owner.in_flight += 1
         self._in_flight += 1
-        self._publisher.send(moved.record, lambda error: self._on_sent(owner, entry, moved, now_ms, error))
+        ended = self.publishes.begun(self._limits.publish_timeout_s)
+
+        def on_sent(error: PublishError | None) -> None:
+            ended()
+            self._on_sent(owner, entry, moved, now_ms, error)
+
+        self._publisher.send(moved.record, on_sent)
 
     def _on_sent(
         self, owner: HeldPartition, entry: Entry, moved: Moved, sent_ms: int, error: PublishError | None
@@ -340,7 +348,9 @@ class Relay:
         _log.warning("relay.lost", partitions=len(partitions))
 
     def _settle(self, owners: Sequence[HeldPartition], timeout_s: float) -> None:
+        self.loop.beat(timeout_s + STUCK_S)
         self._publisher.flush(timeout_s)
+        self.loop.beat(self._limits.sync_commit_s + STUCK_S)
         self._committing.finish(self._consumer, owners)
 
     def _owners(self, partitions: Sequence[TopicPartition]) -> tuple[HeldPartition, ...]:
@@ -356,6 +366,7 @@ class Relay:
     def _asked(self, question: Callable[[], T], what: str) -> T | None:
         # Within a rebalance there is no going back: without an answer the relay goes on and repeats more.
         for _ in range(_ASK_ATTEMPTS):
+            self.loop.beat(self._limits.request_timeout_s + STUCK_S)
             try:
                 return question()
             except (KafkaException, BrokerError) as exc:

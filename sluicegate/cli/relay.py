@@ -11,7 +11,7 @@ import redis
 import structlog
 
 from consumers.relay.plan import tiers_of
-from consumers.relay.relay import Relay
+from consumers.relay.relay import Relay, RelayLimits
 from sluicegate.cli.configuration import command_settings
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
@@ -23,6 +23,7 @@ from sluicegate.state.redis_clock import REFRESH_EVERY_S, SyncRedisClock
 from sluicegate.telemetry.health import HealthServer, HealthThread
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.pulse import STUCK_S, Pulse, Vital
 from sluicegate.topics import relay_group
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +35,7 @@ _PREFETCH_KBYTES = 1024
 # One answer of the broker may overshoot the prefetch; with the client's default, by 50 MB.
 _FETCH_BYTES = 4 * 1024 * 1024
 _LINGER_MS = 1
-_LONGEST_TURN_S = 60.0  # above what a rebalance may take: settling, and questions asked three times
+_PUBLISH_TIMEOUT_S = 30.0
 
 
 def relay(*, config: Path | None = None) -> int:
@@ -62,6 +63,7 @@ class _Process:
         self._stopping = stopping
         self._metrics = Metrics()
         self._redis_up = threading.Event()
+        self._clock_pulse = Pulse("clock")
         self._relay: Relay | None = None
         client = redis.Redis.from_url(
             settings.redis.url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
@@ -83,10 +85,10 @@ class _Process:
             return self._run()
 
     def _why_not_live(self) -> list[str]:
-        relay = self._relay
-        if relay is not None and relay.seconds_since_turn > _LONGEST_TURN_S:
-            return [f"the loop has not come round for {relay.seconds_since_turn:.0f} s"]
-        return []
+        vitals: list[Vital] = [self._clock_pulse]
+        if (relay := self._relay) is not None:
+            vitals += [relay.loop, relay.publishes]
+        return [complaint for vital in vitals if (complaint := vital.complaint()) is not None]
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._redis_up.is_set() else ["Redis does not answer"]
@@ -104,7 +106,9 @@ class _Process:
         if not (self._wait_for_redis() and self._wait_for_topics(admin)):
             return 0
         group = relay_group(self._settings)
-        with ConfluentPublisher(servers, client_id=group, linger_ms=_LINGER_MS) as publisher:
+        with ConfluentPublisher(
+            servers, client_id=group, timeout_s=_PUBLISH_TIMEOUT_S, linger_ms=_LINGER_MS
+        ) as publisher:
             self._relay = Relay(
                 tiers=tiers_of(self._settings),
                 consumer_config={
@@ -122,6 +126,7 @@ class _Process:
                 clock=self._clock,
                 metrics=self._metrics,
                 partition_counts=admin.partition_counts,
+                limits=RelayLimits(publish_timeout_s=_PUBLISH_TIMEOUT_S),
             )
             _log.info("relay.started", group=group)
             self._relay.run(self._stopping.is_set)
@@ -131,6 +136,7 @@ class _Process:
     def _keep_clock(self) -> None:
         # In a thread of its own: a Redis that hangs must not hold up the loop, which has the time anyway.
         while not self._stopping.is_set():
+            self._clock_pulse.beat(REFRESH_EVERY_S + STUCK_S)
             try:
                 self._clock.refresh()
             except StateUnavailableError as exc:
@@ -143,6 +149,7 @@ class _Process:
                 self._redis_up.set()
                 self._metrics.redis_up.set(1)
                 self._stopping.wait(REFRESH_EVERY_S)
+        self._clock_pulse.rest()
 
     def _wait_for_redis(self) -> bool:
         while not self._stopping.is_set():

@@ -36,7 +36,7 @@ from sluicegate.settings import Settings
 from sluicegate.state.connecting import connect
 from sluicegate.state.pause import Pause, PauseFlags, PauseWatch
 from sluicegate.state.redis_clock import RedisClock
-from sluicegate.telemetry.health import HealthServer
+from sluicegate.telemetry.health import HealthServer, HealthThread
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
 from sluicegate.topics import audit_topic, input_message_bytes, stream_topics
@@ -44,7 +44,7 @@ from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.intake import Intake, IntakeRules
-from streams.runtime.liveness import Liveness
+from streams.runtime.liveness import Liveness, Vitals
 from streams.runtime.producer import FaustPublisher
 from streams.runtime.runner import Fatal, WorkerParts, run_worker
 
@@ -90,7 +90,7 @@ async def _run(settings: Settings, stream: str) -> int:
         stack.push_async_callback(build.redis.aclose)
         for caller in build.providers.callers.values():
             await stack.enter_async_context(caller)
-        await stack.enter_async_context(build.health)
+        stack.enter_context(HealthThread(build.health))
         code = await run_worker(build.parts, build.fatal)
         _exit_soon(code)
         return code
@@ -120,7 +120,10 @@ class _Composition:
         )
         self.clock = RedisClock(self.redis)
         self.state = state_of(settings, stream, self.redis)
-        self.providers = Providers(settings, self.redis, self.metrics, new_id=new_id)
+        self.vitals = Vitals()
+        self.providers = Providers(
+            settings, self.redis, self.metrics, new_id=new_id, watched=self.vitals.calls
+        )
         self.routes = self.providers.routes(settings.routes(stream), own.model)
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
         self.wire_calls = WireCalls(self.fatal.report)
@@ -142,6 +145,7 @@ class _Composition:
         self.processor = self._processor()
         self.intake = self._intake()
         self.liveness = Liveness(
+            self.vitals,
             consumer=self._consumer,
             redis_is_up=lambda: bool(self.metrics.redis_up._value.get()),
             is_draining=lambda: self.intake.is_stopped,
@@ -182,7 +186,9 @@ class _Composition:
                 ends=self.state,
                 histories=self.state,
                 steps=steps,
-                publisher=FaustPublisher(self._running_app, timeout_s=_PUBLISH_TIMEOUT_S),
+                publisher=FaustPublisher(
+                    self._running_app, timeout_s=_PUBLISH_TIMEOUT_S, watched=self.vitals.publishes
+                ),
                 waits_here=self._waits_here,
                 log=self._log_line,
             ),
@@ -222,7 +228,7 @@ class _Composition:
                 self.leases.run,
                 self.clock.run,
                 self.pause.run,
-                self.liveness.tick,
+                self.vitals.tick,
             ),
             ready_to_start=self._ready_to_start,
             stop_intake=self.intake.stop,
@@ -280,7 +286,7 @@ class _Composition:
             max_request_bytes=input_message_bytes(self.own) + _HEADROOM_BYTES,
             instance_id=self.settings.kafka.instance_id,
         )
-        self.app = build_app(plan, self.intake)
+        self.app = build_app(plan, self.intake, self.vitals)
         register_agents(self.app, plan, self.intake.take)
         return self.app
 

@@ -20,6 +20,7 @@ from sluicegate.llm.api import CallRequest
 from sluicegate.llm.classify import CALL_ERRORS, read_exception, read_response
 from sluicegate.llm.formats import wire_format
 from sluicegate.llm.outcomes import Failed, Outcome, Reason, Rejected
+from sluicegate.telemetry.pulse import TimedWork
 
 _CONNECT_TIMEOUT_S = 10.0
 _KEEP_ALIVE_S = 15.0
@@ -56,7 +57,9 @@ class HttpLlmCaller:
         timeout_s: float,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         wall_clock_s: Callable[[], float] = time.time,
+        watched: TimedWork | None = None,
     ) -> None:
+        """`watched` knows of every call while it lasts."""
         self._wire = wire_format(format)
         self._url = httpx.URL(base_url.rstrip("/") + self._wire.path)
         self._extensions = {"timeout": {"connect": min(_CONNECT_TIMEOUT_S, timeout_s)}}
@@ -64,6 +67,7 @@ class HttpLlmCaller:
         self._timeout_s = timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._wall_clock_s = wall_clock_s
+        self._watched = watched if watched is not None else TimedWork("call")
         self._transport: AiohttpTransport | None = None
 
     async def __aenter__(self) -> Self:
@@ -92,8 +96,9 @@ class HttpLlmCaller:
             **self._wire.headers(self._api_key()),
         }
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(request, body, headers)
+            with self._watched.within(self._timeout_s):
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._exchange(request, body, headers)
         except TimeoutError:
             return Failed(reason=Reason.TIMEOUT, counts=True, on_the_wire=True)
 

@@ -12,6 +12,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import ConsumerT, ProducerT
 
 from streams.runtime.consumer import Gate, TrackedMessage, TrackingConsumer
+from streams.runtime.liveness import Vitals
 from streams.runtime.producer import IdempotentProducer
 
 _DAY_S = 86400.0
@@ -51,6 +52,7 @@ class StreamApp(faust.App):
     gate: Gate
     publish_timeout_s: float
     instance_id: str | None
+    vitals: Vitals
 
     def _new_transport(self) -> Any:
         return TrackingTransport(self.conf.broker_consumer, self)
@@ -77,8 +79,8 @@ class StreamApp(faust.App):
             self.log.warning("the producer did not flush in time; unconfirmed records are not acknowledged")
 
 
-def build_app(plan: AppPlan, gate: Gate) -> StreamApp:
-    """Return the app of one stream, not started."""
+def build_app(plan: AppPlan, gate: Gate, vitals: Vitals) -> StreamApp:
+    """Return the app of one stream, not started; while it runs it shows in `vitals` that it moves."""
     servers = [server.strip() for server in plan.bootstrap_servers.split(",")]
     app = StreamApp(
         plan.group,
@@ -107,6 +109,7 @@ def build_app(plan: AppPlan, gate: Gate) -> StreamApp:
     app.gate = gate
     app.publish_timeout_s = plan.publish_timeout_s
     app.instance_id = plan.instance_id
+    app.vitals = vitals
     return app
 
 

@@ -15,6 +15,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.records import OutgoingRecord
+from sluicegate.telemetry.pulse import TimedWork
 
 _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 _REFUSALS = (
@@ -69,10 +70,11 @@ _Send = Callable[[IdempotentProducer, OutgoingRecord], Awaitable[Awaitable[objec
 class FaustPublisher:
     """Publishes through the app's producer and returns when all in-sync replicas have the record."""
 
-    def __init__(self, app: Callable[[], faust.App], *, timeout_s: float) -> None:
+    def __init__(self, app: Callable[[], faust.App], *, timeout_s: float, watched: TimedWork) -> None:
         """`app` returns the running app: it is made anew when the broker is away at the start."""
         self._app = app
         self._timeout_s = timeout_s
+        self._watched = watched
         self._alone = asyncio.Lock()
 
     async def publish(self, record: OutgoingRecord) -> None:
@@ -88,9 +90,10 @@ class FaustPublisher:
 
     async def _confirm(self, producer: IdempotentProducer, record: OutgoingRecord, send: _Send) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                # Sending returns when the record is buffered: only its future says that it is stored.
-                await (await send(producer, record))
+            with self._watched.within(self._timeout_s):
+                async with asyncio.timeout(self._timeout_s):
+                    # Sending returns when the record is buffered: only its future says that it is stored.
+                    await (await send(producer, record))
         except (ProducerSendError, errors.KafkaError, TimeoutError) as error:
             raise _given_up(producer, error, record.topic) from error
 

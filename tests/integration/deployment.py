@@ -107,6 +107,7 @@ class Deployment:
         session_timeout_s: float = 6,
         redis_url: str | None = None,
         documents: Mapping[str, Any] | None = None,
+        worker: Mapping[str, Any] | None = None,
     ) -> None:
         """`redis_url` is how the processes reach Redis, if not directly; `documents` adds to its section."""
         self.kafka = kafka
@@ -123,6 +124,7 @@ class Deployment:
         self._session_timeout_s = session_timeout_s
         self._redis_url = redis_url
         self._documents = dict(documents or {})
+        self._worker = {"drain_s": 10, **(worker or {})}
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
@@ -217,7 +219,7 @@ class Deployment:
             "limits.main": self._limits,
             "retry": {"in_place_max_s": 2, "base_s": 0.5, **self._retry, "tiers_s": self.tiers_s},
             "http": {"port": 0},
-            "worker": {"drain_s": 10},
+            "worker": self._worker,
         }
         for stream in ("support-chat", "documents"):
             tables[f"streams.{stream}"] = {

@@ -16,9 +16,11 @@ from sluicegate.delivery.done_map import DoneMap, decode
 from sluicegate.errors import BrokerError, PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import OutgoingRecord
+from sluicegate.telemetry.pulse import TimedWork
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackedMessage, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
+from streams.runtime.liveness import Vitals
 from streams.runtime.producer import FaustPublisher, IdempotentProducer
 from tests.fixtures.kafka import MakeTopics, create_real_topics
 from tests.waiting import wait_until
@@ -88,9 +90,9 @@ def plan_for(kafka: str, prefix: str) -> AppPlan:
 
 
 @asynccontextmanager
-async def running(plan: AppPlan, gate: OpenGate) -> AsyncIterator[StreamApp]:
+async def running(plan: AppPlan, gate: OpenGate, vitals: Vitals | None = None) -> AsyncIterator[StreamApp]:
     """Run one app until the block ends."""
-    app = build_app(plan, gate)
+    app = build_app(plan, gate, vitals or Vitals())
     register_agents(app, plan, gate.take)
     app.finalize()
     app.in_worker = True
@@ -257,7 +259,7 @@ async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan
     other = Consumer({"bootstrap.servers": kafka, "group.id": f"{plan.group}.other"})
     async with running(plan, gate) as app:
         assert other.get_watermark_offsets(place, timeout=20) == (0, 0)
-        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
         await publisher.publish(
             OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=(("a", b"b"),), partition=4)
         )
@@ -303,7 +305,7 @@ async def test_a_refused_record_does_not_close_its_partition_to_those_after_it(
     create_real_topics(real_kafka, {plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
     create_real_topics(real_kafka, {topic: 1}, {"max.message.bytes": "2000"})
     async with running(plan, OpenGate()) as app:
-        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
         small = OutgoingRecord(topic=topic, key=b"k", value=b"v", headers=())
         await publisher.publish(small)
         with pytest.raises(RecordTooLargeError):
@@ -328,7 +330,7 @@ async def test_a_producer_that_ended_is_no_reason_to_try_again(
         assert isinstance(producer, IdempotentProducer)
         accumulator = producer._ensure_producer()._message_accumulator
         monkeypatch.setattr(accumulator, "drain_by_nodes", None)
-        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
         record = OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=())
         with pytest.raises(PublishRefusedError):
             await publisher.publish(record)
@@ -342,7 +344,7 @@ async def test_a_topic_that_is_not_known_yet_is_a_reason_to_try_again(
     plan = replace(plan, publish_timeout_s=1.0)
     embedded_broker.create_topics({plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS, later: 1})
     async with running(plan, OpenGate()) as app:
-        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
         record = OutgoingRecord(topic=later, key=b"k", value=b"v", headers=())
         embedded_broker.down()
         try:
