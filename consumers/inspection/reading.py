@@ -13,6 +13,7 @@ from sluicegate.errors import BrokerError
 from sluicegate.kafka.admin import Bounds, Committed, KafkaAdmin, Partition
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.reading import record_of
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.records import Record
 from sluicegate.settings import Settings
 
@@ -35,6 +36,7 @@ class RangeReader:
             session_timeout_s=settings.kafka.session_timeout_s,
             prefetch_records=_PREFETCH_RECORDS,
             prefetch_kbytes=_PREFETCH_KBYTES,
+            security=librdkafka_security(settings.kafka),
         )
         # What goes wrong is raised: a command needs no line for every try to reach a broker that is away.
         self._consumer = Consumer({**config, "log_level": _LOG_LEVEL})

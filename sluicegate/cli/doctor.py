@@ -20,6 +20,7 @@ from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.llm.prices import required_price
 from sluicegate.processing.handlers import load_handler
 from sluicegate.settings import ProviderSettings, Settings
+from sluicegate.state.connecting import connect_sync
 
 _TIMEOUT_S = 5.0
 _OLDEST_REDIS = (6, 2)
@@ -121,7 +122,7 @@ def check_kafka(settings: Settings) -> Iterator[Check]:
     """Check that the brokers answer and have every topic, as wide as it must be."""
     servers = settings.kafka.bootstrap_servers
     try:
-        counts = KafkaAdmin(servers, timeout_s=_TIMEOUT_S).partition_counts()
+        counts = KafkaAdmin.of(settings.kafka, timeout_s=_TIMEOUT_S).partition_counts()
     except BrokerError as exc:
         yield Check(
             name="kafka",
@@ -154,9 +155,7 @@ def check_kafka(settings: Settings) -> Iterator[Check]:
 def check_redis(settings: Settings) -> Iterator[Check]:
     """Check that Redis answers, is new enough, evicts nothing and keeps what it is told."""
     address = settings.redis.public_url
-    client: redis.Redis = redis.Redis.from_url(
-        settings.redis.url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-    )
+    client = connect_sync(settings.redis, timeout_s=_TIMEOUT_S)
     try:
         info = client.info()
     except (redis.RedisError, ValueError) as exc:
