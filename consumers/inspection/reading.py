@@ -16,6 +16,7 @@ from sluicegate.kafka.reading import record_of
 from sluicegate.kafka.security import librdkafka_security
 from sluicegate.records import Record
 from sluicegate.settings import Settings
+from sluicegate.topics import onlookers_group
 
 _SILENCE_TIMEOUT_S = 10.0
 _POLL_S = 0.05  # `consume` waits until its batch is full or this is over
@@ -32,7 +33,7 @@ class RangeReader:
         config = consumer_config(
             settings.kafka.bootstrap_servers,
             client_id="sluicegate-inspector",
-            group="no-group",
+            group=onlookers_group(settings),
             session_timeout_s=settings.kafka.session_timeout_s,
             prefetch_records=_PREFETCH_RECORDS,
             prefetch_kbytes=_PREFETCH_KBYTES,

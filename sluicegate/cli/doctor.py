@@ -123,12 +123,12 @@ def check_kafka(settings: Settings) -> Iterator[Check]:
     servers = settings.kafka.bootstrap_servers
     try:
         counts = KafkaAdmin.of(settings.kafka, timeout_s=_TIMEOUT_S).partition_counts()
-    except BrokerError as exc:
+    except (BrokerError, ConfigurationError) as exc:
         yield Check(
             name="kafka",
             verdict=Verdict.FAILED,
             detail=str(exc),
-            advice=f"start Kafka at {servers}, or set [kafka] bootstrap_servers",
+            advice=f"start Kafka at {servers}, or mend [kafka]: its address, and how it lets us in",
         )
         yield Check(name="topics", verdict=Verdict.SKIPPED, detail="Kafka does not answer")
         return
@@ -155,7 +155,11 @@ def check_kafka(settings: Settings) -> Iterator[Check]:
 def check_redis(settings: Settings) -> Iterator[Check]:
     """Check that Redis answers, is new enough, evicts nothing and keeps what it is told."""
     address = settings.redis.public_url
-    client = connect_sync(settings.redis, timeout_s=_TIMEOUT_S)
+    try:
+        client = connect_sync(settings.redis, timeout_s=_TIMEOUT_S)
+    except ConfigurationError as exc:
+        yield Check(name="redis", verdict=Verdict.FAILED, detail=str(exc), advice="mend [redis]")
+        return
     try:
         info = client.info()
     except (redis.RedisError, ValueError) as exc:

@@ -64,6 +64,11 @@ COMMANDS = (
         example="sluicegate topics --create --config sluicegate.toml",
     ),
     Command(
+        name="rights",
+        help="Print who may do what in Kafka and Redis, as ACLs that grant each role the least it needs.",
+        example="sluicegate rights --format redis --config sluicegate.toml",
+    ),
+    Command(
         name="provider",
         help="Run the provider simulator: a real HTTP server that enforces limits.",
         example="sluicegate provider --port 8089 --requests-per-minute 600 --enforcement slice",
@@ -117,6 +122,11 @@ COMMANDS = (
         name="resume",
         help="Start a paused stream's intake again.",
         example="sluicegate resume support-chat",
+    ),
+    Command(
+        name="forget",
+        help="Remove all that Redis keeps of one key of a stream: history, answers, state.",
+        example="sluicegate forget support-chat --key c-1042 --reference T-77",
     ),
 )
 

@@ -22,6 +22,7 @@ from sluicegate.topics import TopicSpec
 
 _LIST_AGAIN_S = 0.05
 _CLIENT_ID = "sluicegate-admin"
+_TURNED_AWAY = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})
 _T = TypeVar("_T")
 
 
@@ -62,7 +63,8 @@ class KafkaAdmin:
         """`security` holds librdkafka's own `security.*`, `sasl.*` and `ssl.*` settings."""
         self._config = asking_config(bootstrap_servers, client_id=_CLIENT_ID, security=security)
         self._timeout_s = timeout_s
-        self._client = AdminClient(self._config)
+        self._turned_away: str | None = None
+        self._client = AdminClient({**self._config, "error_cb": self._on_error})
 
     @classmethod
     def of(cls, kafka: KafkaSettings, *, timeout_s: float = 15.0) -> KafkaAdmin:
@@ -74,6 +76,9 @@ class KafkaAdmin:
         try:
             topics = self._client.list_topics(timeout=self._timeout_s).topics
         except KafkaException as exc:
+            self._client.poll(0)
+            if self._turned_away is not None:
+                raise BrokerError(f"Kafka turns us away: {self._turned_away}") from exc
             raise _broker_error("list the topics", exc) from exc
         return {name: len(topic.partitions) for name, topic in topics.items()}
 
@@ -150,6 +155,11 @@ class KafkaAdmin:
         """Return where the group stands in each partition, None where it never committed; joins nothing."""
         with _Reader(self._config, group) as reader:
             return reader.committed(partitions, self._timeout_s)
+
+    def _on_error(self, error: KafkaError) -> None:
+        # A request that was never sent fails for no better reason than time: why is only told here.
+        if error.code() in _TURNED_AWAY:
+            self._turned_away = error.str()
 
     def _await_topics(self, names: Collection[str]) -> None:
         # A topic is made before every client's metadata knows it: who came at once would not find it.

@@ -96,9 +96,7 @@ class KafkaSettings(TlsFiles):
                 "sasl_username and sasl_password_file need security_protocol SASL_SSL or SASL_PLAINTEXT"
             )
         if protocol is SecurityProtocol.SASL_PLAINTEXT and self.sasl_mechanism is SaslMechanism.PLAIN:
-            raise ValueError(
-                "sasl_mechanism PLAIN sends the password unencrypted: take SASL_SSL or SCRAM"
-            )
+            raise ValueError("sasl_mechanism PLAIN sends the password unencrypted: take SASL_SSL or SCRAM")
         if self.names_tls_files and not protocol.has_tls:
             raise ValueError("ca_file and certificate_file need security_protocol SSL or SASL_SSL")
         return self

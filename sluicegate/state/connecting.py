@@ -79,6 +79,10 @@ class PasswordFile(CredentialProvider):
             self._password = self._read()
         return (self._password,) if self._username is None else (self._username, self._password)
 
+    async def get_credentials_async(self) -> tuple[str, str] | tuple[str]:
+        """Return the same; the file is local and small, and read when a connection opens."""
+        return self.get_credentials()
+
     def _read(self) -> str:
         return read_secret(self._path, setting="redis.password_file")
 

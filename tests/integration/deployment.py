@@ -19,6 +19,7 @@ import httpx
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from sluicegate.local.redis_server import RedisServer
+from tests.fixtures.secure_redis import SecureRedis
 from tests.waiting import wait_until_sync
 
 STOP_TIMEOUT_S = 40.0
@@ -104,7 +105,10 @@ class Deployment:
         stream: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
+        redis: RedisServer | SecureRedis | None = None,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
+        """`environments` holds the environment of each command's processes, by the command's name."""
         self.kafka = kafka
         self.prefix = prefix
         self.group = f"{prefix}-group"
@@ -118,7 +122,8 @@ class Deployment:
         self._provider = dict(provider or {})
         self._stack = ExitStack()
         self.processes: list[Process] = []
-        self.redis = RedisServer(appendonly=True)
+        self.redis = redis or RedisServer(appendonly=True)
+        self._environments = dict(environments or {})
         self.provider_url = ""
         self._found: dict[str, list[Seen]] = {}
         self.widened: dict[str, int] = {}
@@ -221,7 +226,7 @@ class Deployment:
         self.config.write_text("\n".join(lines))
 
     def _start(self, arguments: Sequence[str]) -> Process:
-        process = Process(self.folder, arguments, {})
+        process = Process(self.folder, arguments, self._environments.get(arguments[0], {}))
         self.processes.append(process)
         return process
 
