@@ -24,7 +24,7 @@ from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.kafka.security import librdkafka_security
 from sluicegate.retry.headers import ReplaySource
 from sluicegate.settings import Settings
-from sluicegate.topics import audit_topic, relay_group, stream_topics
+from sluicegate.topics import audit_topic, onlookers_group, relay_group, stream_topics
 
 _BATCH_RECORDS = 500
 _CLIENT_ID = "sluicegate-replay"
@@ -196,7 +196,7 @@ class Replay:
     def _history(self, counts: Mapping[str, int]) -> History:
         places = [Partition(topic=self._audit, number=number) for number in range(counts[self._audit])]
         bounds = self._ports.admin.bounds(places)
-        with self._reader("no-group") as reader:
+        with self._reader(onlookers_group(self._settings)) as reader:
             batches = reader.read(bounds, batch_records=_BATCH_RECORDS)
             return History.of(read_audit(record) for batch in batches for record in batch)
 

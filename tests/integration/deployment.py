@@ -108,7 +108,9 @@ class Deployment:
         redis: RedisServer | SecureRedis | None = None,
         environments: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`environments` holds the environment of each command's processes, by the command's name."""
+        """`environments` holds the environment of each command's processes, by the command's name,
+        or by `worker STREAM`.
+        """
         self.kafka = kafka
         self.prefix = prefix
         self.group = f"{prefix}-group"
@@ -226,7 +228,9 @@ class Deployment:
         self.config.write_text("\n".join(lines))
 
     def _start(self, arguments: Sequence[str]) -> Process:
-        process = Process(self.folder, arguments, self._environments.get(arguments[0], {}))
+        of_command = self._environments.get(arguments[0], {})
+        environment = self._environments.get(" ".join(arguments[:2]), of_command)
+        process = Process(self.folder, arguments, environment)
         self.processes.append(process)
         return process
 

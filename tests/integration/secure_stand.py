@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -193,8 +193,8 @@ def environment(section: str, keys: Mapping[str, str]) -> dict[str, str]:
 class SecureDeploymentPlan:
     """What a deployment behind locked doors is told: its Redis, and who each process is."""
 
-    def __init__(self, kafka: SecureKafka, prefix: str, folder: Path, door: Door) -> None:
-        self.kafka, self.door = kafka, door
+    def __init__(self, kafka: SecureKafka, prefix: str, folder: Path) -> None:
+        self.kafka = kafka
         topics = {
             f"SLUICEGATE_STREAMS__{stream.upper().replace('-', '_')}__{key}": f"{prefix}.{stream}{end}"
             for stream in ("support-chat", "documents")
@@ -208,17 +208,18 @@ class SecureDeploymentPlan:
         """Name the role's account."""
         return account(self.settings, role)
 
-    def environment(self, role: Role) -> dict[str, str]:
-        """Return the environment that makes a process the role."""
+    def environment(self, role: Role, door: Door) -> dict[str, str]:
+        """Return the environment that makes a process the role, and lets it in by that door."""
         return {
-            **environment("kafka", self.kafka.settings_of(self.name(role), role, self.door)),
+            **environment("kafka", self.kafka.settings_of(self.name(role), role, door)),
             **environment("redis", redis_keys(self.redis, self.kafka, self.settings, role)),
         }
 
-    def environments(self, operators: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-        """Return the environment of every command."""
+    def environments(self) -> dict[str, dict[str, str]]:
+        """Return the environment of each process; between them both kinds of client use both doors."""
+        scram, mtls = self.kafka.scram, self.kafka.mtls
         return {
-            "worker": self.environment(Role.WORKER),
-            "relay": self.environment(Role.RELAY),
-            **{command: self.environment(Role.OPERATOR) for command in operators},
+            "worker support-chat": self.environment(Role.WORKER, scram),
+            "worker documents": self.environment(Role.WORKER, mtls),
+            "relay": self.environment(Role.RELAY, scram),
         }

@@ -66,19 +66,18 @@ def operate(deployment: Deployment, plan: SecureDeploymentPlan, *arguments: str)
     process = Process(
         deployment.folder,
         [*arguments, "--config", str(deployment.config)],
-        plan.environment(Role.OPERATOR),
+        plan.environment(Role.OPERATOR, plan.kafka.mtls),
     )
     code = process.process.wait(TIMEOUT_S)
     assert code == 0, (arguments, process.tail())
     return process.log.read_text()
 
 
-@pytest.mark.parametrize("door", ["scram", "mtls"])
 def test_the_whole_way_needs_no_more_than_the_rights_we_ship(
-    locked_kafka: SecureKafka, prefix: str, tmp_path: Path, door: str
+    locked_kafka: SecureKafka, prefix: str, tmp_path: Path
 ) -> None:
     """G7: publish, park, release, answer, read and operate, each as its own account, and nothing leaks."""
-    plan = SecureDeploymentPlan(locked_kafka, prefix, tmp_path, getattr(locked_kafka, door))
+    plan = SecureDeploymentPlan(locked_kafka, prefix, tmp_path)
     key_file = tmp_path / "api-key"
     key_file.write_text(KEY)
     with Deployment(
@@ -91,31 +90,37 @@ def test_the_whole_way_needs_no_more_than_the_rights_we_ship(
         stream={"max_attempts": 1},
     ) as deployment:
         make_topics(locked_kafka, deployment)
-        worker, relay = deployment.start_worker("support-chat"), deployment.start_relay()
+        worker, indexer = deployment.start_worker("support-chat"), deployment.start_worker("documents")
+        relay = deployment.start_relay()
         wait_until_sync(
-            lambda: is_ready(worker) and is_ready(relay), timeout_s=TIMEOUT_S, what="a worker and a relay"
+            lambda: all(is_ready(each) for each in (worker, indexer, relay)),
+            timeout_s=TIMEOUT_S,
+            what="two workers and a relay",
         )
         deployment.faults({"kind": "cut", "for_s": 3, "retry_after_s": 3})
         chats = [
             SupportChat(conversation_id=f"c-{n}", turn=0, speaker=Speaker.CUSTOMER, text=TEXT)
             for n in range(4)
         ]
-        publisher_door = security(plan, Role.PUBLISHER)
         with Publisher(
-            plan.door.address,
+            locked_kafka.scram.address,
             topic=deployment.input("support-chat"),
             model=SupportChat,
             source="/shop",
-            security=publisher_door,
+            security=security(plan, Role.PUBLISHER),
         ) as publisher:
             publisher.publish_all([Envelope(event=chat, id=f"m-{chat.conversation_id}") for chat in chats])
         ends = deployment.wait_for_ends("support-chat", len(chats), timeout_s=TIMEOUT_S)
         assert {end.topic for end in ends} == {deployment.results("support-chat")}
+        document = {"document_id": "d", "title": "T", "media_type": "text/plain", "text": TEXT}
+        deployment.publish("documents", [document], key="document_id")
+        (indexed,) = deployment.wait_for_ends("documents", 1, timeout_s=TIMEOUT_S)
+        assert indexed.topic == deployment.results("documents")
         due = deployment.read(deployment.internal("support-chat", "due"))
         assert due, "nothing was parked and released"
 
         with ResultReader(
-            plan.door.address,
+            locked_kafka.scram.address,
             topic=deployment.results("support-chat"),
             group=f"{deployment.results('support-chat')}-shop",
             model=ChatReply,
@@ -128,18 +133,15 @@ def test_the_whole_way_needs_no_more_than_the_rights_we_ship(
         deployment.faults({"kind": "status", "status": 400, "calls": 1})
         deployment.publish_raw("support-chat", json.dumps({"text": TEXT}).encode(), key=b"c-9")
         deployment.wait_for_ends("support-chat", len(chats) + 1, timeout_s=TIMEOUT_S)
-        # Each is a process of its own: the second door only has to show that they come in.
-        commands = OPERATING if door == "scram" else OPERATING[:1]
-        told = [operate(deployment, plan, *arguments) for arguments in commands]
+        told = [operate(deployment, plan, *arguments) for arguments in OPERATING]
         metrics = [
             httpx.get(f"http://127.0.0.1:{port_of(each)}/metrics", timeout=5, trust_env=False).text
-            for each in (worker, relay)
+            for each in (worker, indexer, relay)
         ]
-        assert worker.stop() == 0
-        assert relay.stop() == 0
+        assert [each.stop() for each in (worker, indexer, relay)] == [0, 0, 0]
         headers = [str(record.headers) for topic in deployment.topics for record in deployment.read(topic)]
         replied = {end.json()["reply"] for end in ends}
-        logs = [each.log.read_text() for each in (worker, relay)]
+        logs = [each.log.read_text() for each in (worker, indexer, relay)]
         secrets = {TEXT[:16], KEY, *replied, *(password_of(role) for role in Role)}
         assert [
             (secret, text)
@@ -151,7 +153,7 @@ def test_the_whole_way_needs_no_more_than_the_rights_we_ship(
 
 def security(plan: SecureDeploymentPlan, role: Role) -> dict[str, str]:
     """Return what a service gives to its client as `security`."""
-    keys = plan.kafka.settings_of(plan.name(role), role, plan.door)
+    keys = plan.kafka.settings_of(plan.name(role), role, plan.kafka.scram)
     return {key: str(value) for key, value in librdkafka_security(KafkaSettings(**keys)).items()}
 
 
@@ -175,7 +177,7 @@ def test_one_right_less_is_told_and_nothing_goes_on_without_it(
     locked_kafka: SecureKafka, prefix: str, tmp_path: Path
 ) -> None:
     """Without its group a worker stops with exit code 1; without a tier a relay waits and names it."""
-    plan = SecureDeploymentPlan(locked_kafka, prefix, tmp_path, locked_kafka.scram)
+    plan = SecureDeploymentPlan(locked_kafka, prefix, tmp_path)
     with Deployment(
         kafka=locked_kafka.address,
         prefix=prefix,
@@ -203,10 +205,10 @@ def test_a_wrong_password_is_told_by_the_doctor_without_a_secret(
     locked_kafka: SecureKafka, prefix: str, tmp_path: Path
 ) -> None:
     """The doctor says that Kafka and Redis turn us away, and quotes neither the password nor the file."""
-    plan = SecureDeploymentPlan(locked_kafka, prefix, tmp_path, locked_kafka.scram)
+    plan = SecureDeploymentPlan(locked_kafka, prefix, tmp_path)
     wrong = tmp_path / "wrong-password"
     wrong.write_text("canary-wrong-password")
-    environment = plan.environment(Role.OPERATOR) | {
+    environment = plan.environment(Role.OPERATOR, locked_kafka.scram) | {
         "SLUICEGATE_KAFKA__SASL_PASSWORD_FILE": str(wrong),
         "SLUICEGATE_REDIS__PASSWORD_FILE": str(wrong),
     }
