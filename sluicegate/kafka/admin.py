@@ -64,7 +64,8 @@ class KafkaAdmin:
         self._config = asking_config(bootstrap_servers, client_id=_CLIENT_ID, security=security)
         self._timeout_s = timeout_s
         self._turned_away: str | None = None
-        self._client = AdminClient({**self._config, "error_cb": self._on_error})
+        config: ClientConfig = {**self._config, "error_cb": self._on_error}
+        self._client = AdminClient(config)
 
     @classmethod
     def of(cls, kafka: KafkaSettings, *, timeout_s: float = 15.0) -> KafkaAdmin:

@@ -158,7 +158,7 @@ async def test_an_account_reaches_its_own_keys_alone_and_needs_each_command(
         await state("other").take(ref, Copy())
     for command in (("FLUSHALL",), ("KEYS", "*"), ("CONFIG", "GET", "*"), ("SCAN", "0"), ("GET", "lim:{x}")):
         with pytest.raises(redis.exceptions.NoPermissionError):
-            await client.execute_command(*command)
+            await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no type for it
     with server.admin() as admin:
         admin.execute_command("ACL", "SETUSER", account(settings, Role.WORKER), "-hmget")
     with pytest.raises(StateUnavailableError):
@@ -184,6 +184,10 @@ def test_certificates_of_no_use_are_told_before_anything_is_sent(tmp_path: Path)
     """The setting and the file are named where the client's own error would name neither."""
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("no certificate")
-    for keys in ({"ca_file": nothing}, {"certificate_file": nothing, "key_file": nothing}):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"ca_file": nothing},
+        {"certificate_file": nothing, "key_file": nothing},
+    )
+    for keys in wrong:
         with pytest.raises(ConfigurationError, match=r"redis\.c.*nothing\.pem"):
             connect(RedisSettings(url="rediss://h", **keys), max_connections=1, timeout_s=1.0)

@@ -105,11 +105,13 @@ class Deployment:
         stream: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
-        redis: RedisServer | SecureRedis | None = None,
+        locked_redis: SecureRedis | None = None,
         environments: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`environments` holds the environment of each command's processes, by the command's name,
-        or by `worker STREAM`.
+        """Prepare it; `locked_redis` takes the place of one that is open to all.
+
+        `environments` holds the environment of each command's processes, by the command's name or by
+        `worker STREAM`.
         """
         self.kafka = kafka
         self.prefix = prefix
@@ -124,7 +126,8 @@ class Deployment:
         self._provider = dict(provider or {})
         self._stack = ExitStack()
         self.processes: list[Process] = []
-        self.redis = redis or RedisServer(appendonly=True)
+        self.redis = RedisServer(appendonly=True)
+        self._locked_redis = locked_redis
         self._environments = dict(environments or {})
         self.provider_url = ""
         self._found: dict[str, list[Seen]] = {}
@@ -172,7 +175,7 @@ class Deployment:
     # --- life -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self.redis)
+        self._stack.enter_context(self._locked_redis or self.redis)
         self._start_provider()
         self._write_config()
         return self
@@ -202,7 +205,7 @@ class Deployment:
         tables: dict[str, dict[str, Any]] = {
             "kafka": {"bootstrap_servers": self.kafka, "group": self.group, "session_timeout_s": 6},
             "topics": {"partitions": self.partitions, "replication_factor": 1},
-            "redis": {"url": self.redis.url},
+            "redis": {"url": (self._locked_redis or self.redis).url},
             "providers.main": {
                 "format": "openai",
                 "base_url": f"{self.provider_url}/v1",

@@ -9,18 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType
+from confluent_kafka.admin._resource import ResourceType as KafkaResource
+from confluent_kafka.admin._scram import (
     ScramCredentialInfo,
     ScramMechanism,
+    UserScramCredentialAlteration,
     UserScramCredentialUpsertion,
 )
-from confluent_kafka.admin import ResourceType as KafkaResource
 
 from sluicegate.cli.rights import as_redis_acl
 from sluicegate.rights import KafkaRight, Role, account, kafka_rights
@@ -78,7 +76,7 @@ class SecureKafka:
     ) -> None:
         self._broker.__exit__(kind, error, trace)
 
-    def settings_of(self, name: str, role: Role, door: Door) -> dict[str, str]:
+    def settings_of(self, name: str, role: Role, door: Door) -> dict[str, Any]:
         """Return the keys of `[kafka]` with which the account comes in; makes its files."""
         keys = {"bootstrap_servers": door.address, "ca_file": str(self.authority.certificate)}
         if door is self.scram:
@@ -106,7 +104,7 @@ class SecureKafka:
 
     def let_in(self, settings: Settings) -> None:
         """Make the deployment's SCRAM users, and grant every role its rights, as certificate and as user."""
-        users = [
+        users: list[UserScramCredentialAlteration] = [
             UserScramCredentialUpsertion(
                 account(settings, role),
                 ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096),

@@ -84,7 +84,7 @@ def test_the_whole_way_needs_no_more_than_the_rights_we_ship(
         kafka=locked_kafka.address,
         prefix=prefix,
         folder=tmp_path,
-        redis=plan.redis,
+        locked_redis=plan.redis,
         environments=plan.environments(),
         provider={"api_key_file": str(key_file)},
         stream={"max_attempts": 1},
@@ -182,7 +182,7 @@ def test_one_right_less_is_told_and_nothing_goes_on_without_it(
         kafka=locked_kafka.address,
         prefix=prefix,
         folder=tmp_path,
-        redis=plan.redis,
+        locked_redis=plan.redis,
         environments=plan.environments(),
     ) as deployment:
         make_topics(locked_kafka, deployment)
