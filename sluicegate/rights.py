@@ -91,7 +91,7 @@ def kafka_rights(settings: Settings) -> tuple[KafkaRight, ...]:
 def _topic_rights(settings: Settings) -> Iterator[KafkaRight]:
     for spec in topic_table(settings):
         operations: dict[Role, set[str]] = {
-            # Both wait for their topics at the start; the relay for those of all streams.
+            # It waits for the topics of all streams before it begins.
             Role.RELAY: {_DESCRIBE},
             # `status`, `parked` and `cancel` read what waits, `replay` prices by the newest results.
             Role.OPERATOR: {_DESCRIBE} if "other services" in spec.writers else {_READ},

@@ -167,7 +167,7 @@ def check_redis(settings: Settings) -> Iterator[Check]:
             name="redis",
             verdict=Verdict.FAILED,
             detail=f"{address} does not answer ({type(exc).__name__})",
-            advice="start Redis, or set [redis] url",
+            advice="start Redis, or mend [redis]: its address, and how it lets us in",
         )
         return
     finally:

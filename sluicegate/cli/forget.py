@@ -58,7 +58,7 @@ def forget(
     elif done.open and not done.removed:
         sys.stdout.write(f"{done.open} events of this key are still open: nothing was removed\n")
     else:
-        sys.stdout.write(f"{done.removed} keys removed from Redis\n")
+        sys.stdout.write(f"removed from Redis: {done.removed} keys\n")
     is_written = True
     if done.removed:
         counts = {"removed": done.removed, "open": done.open}

@@ -61,12 +61,17 @@ def make_topics(kafka: SecureKafka, deployment: Deployment) -> None:
     create_real_topics(kafka.address, waiting, {"message.timestamp.type": "LogAppendTime"})
 
 
-def operate(deployment: Deployment, plan: SecureDeploymentPlan, *arguments: str) -> str:
+def operate(
+    deployment: Deployment,
+    plan: SecureDeploymentPlan,
+    *arguments: str,
+    role: Role = Role.OPERATOR,
+) -> str:
     """Run an operator's command to its end and return all that it said."""
     process = Process(
         deployment.folder,
         [*arguments, "--config", str(deployment.config)],
-        plan.environment(Role.OPERATOR, plan.kafka.mtls),
+        plan.environment(role, plan.kafka.mtls),
     )
     code = process.process.wait(TIMEOUT_S)
     assert code == 0, (arguments, process.tail())
@@ -89,7 +94,7 @@ def test_the_whole_way_needs_no_more_than_the_rights_we_ship(
         provider={"api_key_file": str(key_file)},
         stream={"max_attempts": 1},
     ) as deployment:
-        make_topics(locked_kafka, deployment)
+        operate(deployment, plan, "topics", "--create", "--check", role=Role.TOPICS)
         worker, indexer = deployment.start_worker("support-chat"), deployment.start_worker("documents")
         relay = deployment.start_relay()
         wait_until_sync(
