@@ -10,7 +10,7 @@ COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --n
 SEED ?= 1
 RUNS ?= 1
 
-.PHONY: install demo test check bench mutants chaos lock clean
+.PHONY: install demo test check bench mutants chaos lock rights sbom clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -55,6 +55,14 @@ lock: ## compile the locked requirements anew
 	$(COMPILE) pyproject.toml -o requirements/runtime.lock
 	$(COMPILE) requirements/build.in -o requirements/build.lock
 	$(COMPILE) pyproject.toml --group dev requirements/build.in -o $(LOCK)
+
+rights: install ## write deploy/rights anew from the topic table and the scripts
+	$(BIN)/sluicegate rights --format kafka > deploy/rights/kafka-acls.sh
+	$(BIN)/sluicegate rights --format strimzi > deploy/rights/kafka-users.yaml
+	$(BIN)/sluicegate rights --format redis > deploy/rights/redis-users.acl
+
+sbom: ## write sbom.json, what the lock installs, as CycloneDX
+	$(PYTHON) requirements/sbom.py requirements/runtime.lock > sbom.json
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -44,7 +44,7 @@ class CopyReader:
         self._settings = settings
         self._topics = stream_topics(settings, stream)
         self._tiers = {topic: number for number, topic in enumerate(self._topics.tiers, start=1)}
-        self._admin = KafkaAdmin(settings.kafka.bootstrap_servers)
+        self._admin = KafkaAdmin.of(settings.kafka)
         self._reader = RangeReader(settings)
 
     def __enter__(self) -> CopyReader:

@@ -7,7 +7,6 @@ import sys
 import threading
 from pathlib import Path
 
-import redis
 import structlog
 
 from consumers.relay.plan import tiers_of
@@ -17,8 +16,10 @@ from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableE
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.settings import Settings
+from sluicegate.state.connecting import connect_sync
 from sluicegate.state.redis_clock import REFRESH_EVERY_S, SyncRedisClock
 from sluicegate.telemetry.health import HealthServer, HealthThread
 from sluicegate.telemetry.logs import configure_logs
@@ -65,10 +66,7 @@ class _Process:
         self._redis_up = threading.Event()
         self._clock_pulse = Pulse("clock")
         self._relay: Relay | None = None
-        client = redis.Redis.from_url(
-            settings.redis.url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
-        )
-        self._clock = SyncRedisClock(client)
+        self._clock = SyncRedisClock(connect_sync(settings.redis, timeout_s=_REDIS_TIMEOUT_S))
 
     def run(self) -> int:
         """Wait for Redis and the topics, then relay until told to stop; returns the exit code."""
@@ -101,24 +99,29 @@ class _Process:
 
     def _run(self) -> int:
         threading.Thread(target=self._keep_clock, name="clock", daemon=True).start()
-        servers = self._settings.kafka.bootstrap_servers
-        admin = KafkaAdmin(servers, timeout_s=5.0)
+        kafka = self._settings.kafka
+        admin, security = KafkaAdmin.of(kafka, timeout_s=5.0), librdkafka_security(kafka)
         if not (self._wait_for_redis() and self._wait_for_topics(admin)):
             return 0
         group = relay_group(self._settings)
         with ConfluentPublisher(
-            servers, client_id=group, timeout_s=_PUBLISH_TIMEOUT_S, linger_ms=_LINGER_MS
+            kafka.bootstrap_servers,
+            client_id=group,
+            timeout_s=_PUBLISH_TIMEOUT_S,
+            linger_ms=_LINGER_MS,
+            security=security,
         ) as publisher:
             self._relay = Relay(
                 tiers=tiers_of(self._settings),
                 consumer_config={
                     **consumer_config(
-                        servers,
+                        kafka.bootstrap_servers,
                         client_id=group,
                         group=group,
-                        session_timeout_s=self._settings.kafka.session_timeout_s,
+                        session_timeout_s=kafka.session_timeout_s,
                         prefetch_records=_PREFETCH_RECORDS,
                         prefetch_kbytes=_PREFETCH_KBYTES,
+                        security=security,
                     ),
                     "fetch.max.bytes": _FETCH_BYTES,
                 },

@@ -19,6 +19,7 @@ from sluicegate.cli.stream_state import STATE_TIMEOUT_S, new_id, state_of
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
+from sluicegate.kafka.security import aiokafka_security
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.processing.calling import Wire
 from sluicegate.processing.handlers import load_handler
@@ -115,9 +116,7 @@ class _Composition:
         self.log = structlog.get_logger().bind(stream=stream)
         self.metrics = Metrics()
         self.fatal = Fatal()
-        self.redis = connect(
-            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S
-        )
+        self.redis = connect(settings.redis, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S)
         self.clock = RedisClock(self.redis)
         self.state = state_of(settings, stream, self.redis)
         self.vitals = Vitals()
@@ -285,6 +284,7 @@ class _Composition:
             publish_timeout_s=_REVOKE_TIMEOUT_S,
             max_request_bytes=input_message_bytes(self.own) + _HEADROOM_BYTES,
             instance_id=self.settings.kafka.instance_id,
+            security=aiokafka_security(self.settings.kafka),
         )
         self.app = build_app(plan, self.intake, self.vitals)
         register_agents(self.app, plan, self.intake.take)
@@ -299,7 +299,7 @@ class _Composition:
             except StateUnavailableError as error:
                 self.log.warning("worker.redis_unreachable", error=str(error))
             await asyncio.sleep(_RETRY_S)
-        admin = KafkaAdmin(self.settings.kafka.bootstrap_servers, timeout_s=5.0)
+        admin = KafkaAdmin.of(self.settings.kafka, timeout_s=5.0)
         while True:
             try:
                 missing = _missing(

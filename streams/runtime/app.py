@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import faust
@@ -25,7 +25,8 @@ _MAX_FETCH_BYTES = 1 << 20
 class AppPlan:
     """What an app needs to know of the configuration. `max_request_bytes` bounds one produced record.
 
-    `instance_id` makes the worker a static member of its group; None is an ordinary one.
+    `instance_id` makes the worker a static member of its group; None is an ordinary one. `security` holds
+    aiokafka's own arguments; they pass Faust by, whose credentials know no TLS without a context of theirs.
     """
 
     bootstrap_servers: str
@@ -37,6 +38,7 @@ class AppPlan:
     publish_timeout_s: float
     max_request_bytes: int
     instance_id: str | None = None
+    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class TrackingTransport(driver.Transport):
@@ -53,6 +55,7 @@ class StreamApp(faust.App):
     publish_timeout_s: float
     instance_id: str | None
     vitals: Vitals
+    security: Mapping[str, Any]
 
     def _new_transport(self) -> Any:
         return TrackingTransport(self.conf.broker_consumer, self)
@@ -110,6 +113,7 @@ def build_app(plan: AppPlan, gate: Gate, vitals: Vitals) -> StreamApp:
     app.publish_timeout_s = plan.publish_timeout_s
     app.instance_id = plan.instance_id
     app.vitals = vitals
+    app.security = plan.security
     return app
 
 

@@ -52,10 +52,14 @@ class Batch:
     positions: Mapping[TP, int]
 
 
-class StaticMember(Protocol):
-    """What the thread asks of its app; None is an ordinary member."""
+class OwnApp(Protocol):
+    """What the thread asks of its app: its name as a static member, and aiokafka's security arguments.
+
+    An `instance_id` of None is an ordinary member.
+    """
 
     instance_id: str | None
+    security: Mapping[str, Any]
 
 
 class Watched(Protocol):
@@ -99,12 +103,12 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
             metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
-            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+            **cast(OwnApp, self.app).security,
         )
 
     @property
     def _instance_id(self) -> str | None:
-        return cast(StaticMember, self.app).instance_id
+        return cast(OwnApp, self.app).instance_id
 
     async def on_start(self) -> None:
         """Start the consumer and watch its coordinator and its fetcher."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import faust
 from aiokafka import errors
@@ -26,8 +26,17 @@ _REFUSALS = (
 # An unknown topic is none of them: aiokafka calls one so that is new to it while the broker is away.
 
 
+class SecuredApp(Protocol):
+    """What the producer asks of its app: aiokafka's security arguments."""
+
+    security: Mapping[str, Any]
+
+
 class IdempotentProducer(driver.Producer):
     """A producer whose retries never store a record twice."""
+
+    def _settings_auth(self) -> Mapping[str, Any]:
+        return cast(SecuredApp, self.app).security
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}

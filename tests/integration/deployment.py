@@ -19,6 +19,7 @@ import httpx
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from sluicegate.local.redis_server import RedisServer
+from tests.fixtures.secure_redis import SecureRedis
 from tests.waiting import wait_until_sync
 
 STOP_TIMEOUT_S = 40.0
@@ -108,8 +109,15 @@ class Deployment:
         redis_url: str | None = None,
         documents: Mapping[str, Any] | None = None,
         worker: Mapping[str, Any] | None = None,
+        locked_redis: SecureRedis | None = None,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`redis_url` is how the processes reach Redis, if not directly; `documents` adds to its section."""
+        """Prepare it; `locked_redis` takes the place of one that is open to all.
+
+        `redis_url` is how the processes reach Redis, if not directly; `documents` adds to its section.
+        `environments` holds the environment of each command's processes, by the command's name or by
+        `worker STREAM`.
+        """
         self.kafka = kafka
         self.prefix = prefix
         self.group = f"{prefix}-group"
@@ -128,6 +136,8 @@ class Deployment:
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
+        self._locked_redis = locked_redis
+        self._environments = dict(environments or {})
         self.provider_url = ""
         self._found: dict[str, list[Seen]] = {}
         self.widened: dict[str, int] = {}
@@ -174,7 +184,7 @@ class Deployment:
     # --- life -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self.redis)
+        self._stack.enter_context(self._locked_redis or self.redis)
         self._start_provider()
         self._write_config()
         return self
@@ -208,7 +218,7 @@ class Deployment:
                 "session_timeout_s": self._session_timeout_s,
             },
             "topics": {"partitions": self.partitions, "replication_factor": 1},
-            "redis": {"url": self._redis_url or self.redis.url},
+            "redis": {"url": self._redis_url or (self._locked_redis or self.redis).url},
             "providers.main": {
                 "format": "openai",
                 "base_url": f"{self.provider_url}/v1",
@@ -235,7 +245,9 @@ class Deployment:
         self.config.write_text("\n".join(lines))
 
     def _start(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
-        process = Process(self.folder, arguments, environment or {})
+        of_command = self._environments.get(arguments[0], {})
+        own = self._environments.get(" ".join(arguments[:2]), of_command)
+        process = Process(self.folder, arguments, {**own, **(environment or {})})
         self.processes.append(process)
         return process
 
