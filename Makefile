@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 LOCK := requirements/dev.lock
 COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 
-.PHONY: install demo test check bench lock clean
+SEED ?= 1
+RUNS ?= 1
+
+.PHONY: install demo test check bench mutants chaos lock rights sbom clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -42,10 +45,24 @@ check: install ## lint, types and import contracts
 bench: install ## print the figures of the docs
 	$(BIN)/python -m benchmarks
 
+chaos: install ## break a whole deployment RUNS times, from SEED on, and judge what is left
+	$(BIN)/python -m tests.chaos --seed $(SEED) --runs $(RUNS)
+
+mutants: install ## take each guard out and see a test fail
+	$(BIN)/python -m tests.mutants $(WORDS)
+
 lock: ## compile the locked requirements anew
 	$(COMPILE) pyproject.toml --extra otel -o requirements/runtime.lock
 	$(COMPILE) requirements/build.in -o requirements/build.lock
 	$(COMPILE) pyproject.toml --extra otel --group dev requirements/build.in -o $(LOCK)
+
+rights: install ## write deploy/rights anew from the topic table and the scripts
+	$(BIN)/sluicegate rights --format kafka > deploy/rights/kafka-acls.sh
+	$(BIN)/sluicegate rights --format strimzi > deploy/rights/kafka-users.yaml
+	$(BIN)/sluicegate rights --format redis > deploy/rights/redis-users.acl
+
+sbom: ## write sbom.json, what the lock installs, as CycloneDX
+	$(PYTHON) requirements/sbom.py requirements/runtime.lock > sbom.json
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

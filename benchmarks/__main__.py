@@ -12,6 +12,9 @@ _BENCHMARKS = {
     "limiter_faults": "what the limit was exceeded by, and for how long calls paused, when Redis goes away",
     "limiter_cost": "what a call costs our process, by callers waiting and by processes",
     "makespan": "1,500 calls at 50 requests/s, nothing tuned, beside plain backoff",
+    "relay_capacity": "records a second that a relay hands on, memory of what it holds, and how both grow",
+    "relay_fidelity": "lateness and bursts of releases, our heap beside a FIFO tier (5 minutes)",
+    "relay_recovery": "what a kill -9 of one of two relays costs, and a rollout",
     "worker_throughput": "a whole worker beside a bare loop: events/s, CPU per event, memory",
 }
 

@@ -19,6 +19,7 @@ from sluicegate.processing.routes import Route
 from sluicegate.settings import Settings
 from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.pulse import TimedWork
 from sluicegate.telemetry.traces import Traces
 
 if TYPE_CHECKING:
@@ -36,8 +37,12 @@ class Providers:
         *,
         new_id: Callable[[], str],
         traces: Traces,
+        watched: TimedWork | None = None,
     ) -> None:
-        """`new_id` gives ids that no other process has; `traces` shows the calls."""
+        """`new_id` gives ids that no other process has.
+
+        `traces` shows the calls, `watched` knows of every one while it lasts.
+        """
         self.limiters: dict[str, RedisLimiter] = {}
         self.callers: dict[str, HttpLlmCaller] = {}
         self._settings = settings
@@ -45,6 +50,7 @@ class Providers:
         self._metrics = metrics
         self._new_id = new_id
         self._traces = traces
+        self._watched = watched
 
     def routes(self, ways: Sequence[ConfiguredRoute], own_model: str) -> tuple[Route, ...]:
         """Return a route for each way, with what they need of limiters and clients built and kept.
@@ -86,5 +92,6 @@ class Providers:
                 api_key=ApiKeyFile(key_file) if (key_file := provider.api_key_file) else lambda: None,
                 timeout_s=provider.timeout_s,
                 traces=self._traces,
+                watched=self._watched,
             )
         return self.callers[name]

@@ -16,7 +16,8 @@ _KAFKA_MESSAGE_BYTES = 1_048_588
 _HEADROOM_BYTES = 64 * 1024
 
 _OTHERS, _WORKER, _RELAY = "other services", "worker", "relay"
-_REPLAY, _CANCEL, _PAUSE, _RESUME, _OPERATORS = "replay", "cancel", "pause", "resume", "operators"
+_REPLAY, _CANCEL, _OPERATORS = "replay", "cancel", "operators"
+_PAUSE, _RESUME, _FORGET = "pause", "resume", "forget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,11 @@ def relay_group(settings: Settings) -> str:
     return f"{settings.kafka.group}.relay"
 
 
+def onlookers_group(settings: Settings) -> str:
+    """Name the group of commands that look on: it has no members and no commits, but Kafka wants a name."""
+    return f"{settings.kafka.group}.onlookers"
+
+
 def audit_topic(settings: Settings) -> str:
     """Name the topic that keeps what operators did."""
     return f"{settings.kafka.group}.audit"
@@ -86,7 +92,7 @@ def topic_table(settings: Settings) -> tuple[TopicSpec, ...]:
             table[spec.name] = _both(table[spec.name], spec) if spec.name in table else spec
     audit = _Maker(settings, _KAFKA_MESSAGE_BYTES).make(
         audit_topic(settings),
-        (_REPLAY, _CANCEL, _PAUSE, _RESUME),
+        (_REPLAY, _CANCEL, _PAUSE, _RESUME, _FORGET),
         (_OPERATORS,),
         {"retention.ms": _milliseconds(settings.topics.dlq_retention_s)},
     )

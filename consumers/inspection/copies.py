@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from consumers.inspection.reading import RangeReader, partitions_of, unfinished_ranges
-from consumers.relay.plan import hold, tiers_of
 from sluicegate.delivery.done_map import decode
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
 from sluicegate.records import Record
-from sluicegate.retry.headers import BAD_HEADERS_REASON, RetryHeaders, RetrySource
+from sluicegate.retry.headers import BAD_HEADERS_REASON, RetryHeaders, RetrySource, parse_retry_headers
 from sluicegate.settings import Settings
 from sluicegate.topics import relay_group, stream_topics
 
@@ -43,8 +42,8 @@ class CopyReader:
     def __init__(self, settings: Settings, stream: str) -> None:
         self._settings = settings
         self._topics = stream_topics(settings, stream)
-        self._tiers = {tier.topic: tier for tier in tiers_of(settings) if tier.stream == stream}
-        self._admin = KafkaAdmin(settings.kafka.bootstrap_servers)
+        self._tiers = {topic: number for number, topic in enumerate(self._topics.tiers, start=1)}
+        self._admin = KafkaAdmin.of(settings.kafka)
         self._reader = RangeReader(settings)
 
     def __enter__(self) -> CopyReader:
@@ -74,14 +73,15 @@ class CopyReader:
                 yield self._copy(record, now_ms)
 
     def _copy(self, record: Record, now_ms: int) -> WaitingCopy:
-        # The horizon of a due time counts from the tier's own clock, as the relay has it; `due` is as good.
-        tier = self._tiers.get(record.topic)
-        held = hold(record, tier or next(iter(self._tiers.values())), partitions=None, now_ms=now_ms)
+        # A due time's horizon counts from when the record was stored, as the relay has it.
+        stored_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms
+        horizon_s = self._settings.retry.horizon_s
+        retry = parse_retry_headers(record.headers, now_ms=stored_ms, horizon_s=horizon_s)
         return WaitingCopy(
-            tier=tier.number if tier is not None else 0,
+            tier=self._tiers.get(record.topic, 0),
             record=record,
-            retry=held.retry,
-            due_at_ms=held.due_at_ms,
+            retry=retry,
+            due_at_ms=now_ms if retry is None else retry.due_at_ms,
         )
 
 

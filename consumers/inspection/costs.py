@@ -80,7 +80,7 @@ class CostReader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._admin = KafkaAdmin(settings.kafka.bootstrap_servers)
+        self._admin = KafkaAdmin.of(settings.kafka)
         self._reader = RangeReader(settings)
 
     def __enter__(self) -> CostReader:

@@ -21,7 +21,7 @@ class Inspector:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topics = {stream: stream_topics(settings, stream) for stream in settings.streams}
-        self._admin = KafkaAdmin(settings.kafka.bootstrap_servers)
+        self._admin = KafkaAdmin.of(settings.kafka)
         self._parked = _ParkedReader(settings)
 
     def __enter__(self) -> Self:

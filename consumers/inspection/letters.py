@@ -81,7 +81,7 @@ class LetterReader:
     def __init__(self, settings: Settings, stream: str, decoder: EventDecoder) -> None:
         self._topic = stream_topics(settings, stream).dlq
         self._decoder = decoder
-        self._admin = KafkaAdmin(settings.kafka.bootstrap_servers)
+        self._admin = KafkaAdmin.of(settings.kafka)
         self._reader = RangeReader(settings)
 
     def __enter__(self) -> LetterReader:

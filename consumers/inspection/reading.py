@@ -13,8 +13,10 @@ from sluicegate.errors import BrokerError
 from sluicegate.kafka.admin import Bounds, Committed, KafkaAdmin, Partition
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.reading import record_of
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.records import Record
 from sluicegate.settings import Settings
+from sluicegate.topics import onlookers_group
 
 _SILENCE_TIMEOUT_S = 10.0
 _POLL_S = 0.05  # `consume` waits until its batch is full or this is over
@@ -31,10 +33,11 @@ class RangeReader:
         config = consumer_config(
             settings.kafka.bootstrap_servers,
             client_id="sluicegate-inspector",
-            group="no-group",
+            group=onlookers_group(settings),
             session_timeout_s=settings.kafka.session_timeout_s,
             prefetch_records=_PREFETCH_RECORDS,
             prefetch_kbytes=_PREFETCH_KBYTES,
+            security=librdkafka_security(settings.kafka),
         )
         # What goes wrong is raised: a command needs no line for every try to reach a broker that is away.
         self._consumer = Consumer({**config, "log_level": _LOG_LEVEL})

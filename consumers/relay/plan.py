@@ -6,6 +6,7 @@ back to the end of the tier that fits what is left, so that no offset stays unfi
 
 from __future__ import annotations
 
+import marshal
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -13,7 +14,8 @@ from sluicegate.records import Headers, OutgoingRecord, Record
 from sluicegate.retry.headers import (
     BAD_HEADERS_REASON,
     DLQ_REASON,
-    RetryHeaders,
+    Due,
+    parse_due,
     parse_retry_headers,
     with_retry_headers,
 )
@@ -21,10 +23,12 @@ from sluicegate.retry.policy import tier_bounds_s, tier_for
 from sluicegate.settings import Settings
 from sluicegate.topics import stream_topics
 
-_DUE_AT = "retry-due-at-ms"
 # A record is held at least this long before it is parked again: a producer's clock that is far behind
 # would else send it round and round through Kafka.
 _LEAST_HOLD_MS = 1000
+# What CPython takes for a held record and its places in heap and partition, beside the bytes of the record
+# (benchmarks/relay_capacity.py).
+_OVERHEAD_BYTES = 750
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +57,19 @@ class Mended(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A record and the moment to look at it again; `retry` None: it can only be dead-lettered."""
+    """A record and the moment to look at it again; `partition` is where it goes, whatever becomes of it.
 
-    record: Record
+    Headers are kept packed: as objects they would take three times a small record's own bytes, and the
+    garbage collector would stop the process for half a second to walk over those of 100,000 records.
+    """
+
     tier: Tier
-    retry: RetryHeaders | None
+    key: bytes | None
+    value: bytes | None
+    packed_headers: bytes
+    partition: int
+    is_ours: bool
+    stored_at_ms: int
     due_at_ms: int
     wake_at_ms: int
     mended: Mended | None = None
@@ -65,8 +77,13 @@ class Held:
     @property
     def size_bytes(self) -> int:
         """What the record takes in memory, roughly."""
-        headers = sum(len(name) + len(value) for name, value in self.record.headers)
-        return len(self.record.value or b"") + len(self.record.key or b"") + headers
+        return len(self.value or b"") + len(self.key or b"") + len(self.packed_headers) + _OVERHEAD_BYTES
+
+    @property
+    def headers(self) -> Headers:
+        """The record's headers as they came."""
+        headers: Headers = marshal.loads(self.packed_headers)
+        return headers
 
 
 class Move(StrEnum):
@@ -118,48 +135,72 @@ def hold(record: Record, tier: Tier, *, partitions: int | None, now_ms: int) -> 
     when the record was stored, so that a clamped due time stays where it is however often it is read.
     """
     stored_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms
-    retry = parse_retry_headers(record.headers, now_ms=stored_ms, horizon_s=tier.horizon_s)
-    if retry is None or (partitions is not None and retry.origin.partition >= partitions):
-        return Held(record=record, tier=tier, retry=None, due_at_ms=now_ms, wake_at_ms=now_ms)
+    due = parse_due(record.headers, now_ms=stored_ms, horizon_s=tier.horizon_s)
+    if due is None or (partitions is not None and due.partition >= partitions):
+        return _held(record, tier, record.partition, stored_ms, due_at_ms=now_ms, wake_at_ms=now_ms)
     tier_ends_ms = max(stored_ms + tier.most_ms, now_ms + _LEAST_HOLD_MS)
-    return Held(
-        record=record,
-        tier=tier,
-        retry=retry,
-        due_at_ms=retry.due_at_ms,
-        wake_at_ms=min(retry.due_at_ms, tier_ends_ms),
-        mended=_mended(retry, stored_ms),
+    return _held(
+        record,
+        tier,
+        due.partition,
+        stored_ms,
+        due_at_ms=due.due_at_ms,
+        wake_at_ms=min(due.due_at_ms, tier_ends_ms),
+        is_ours=True,
+        mended=_mended(due, stored_ms),
     )
 
 
 def move(held: Held, *, now_ms: int) -> Moved:
     """Say where a held record goes once its `wake_at_ms` is reached; nothing is released before it is due."""
-    record, tier, retry = held.record, held.tier, held.retry
-    if retry is None:
-        headers = (
-            *(header for header in record.headers if header[0] != DLQ_REASON),
-            (DLQ_REASON, BAD_HEADERS_REASON.encode("ascii")),
-        )
-        return Moved(
-            move=Move.DEAD_LETTERED, record=_copied(record, tier.dlq_topic, record.partition, headers)
-        )
-    partition = retry.origin.partition
+    tier, headers = held.tier, held.headers
+    if not held.is_ours:
+        kept = tuple(header for header in headers if header[0] != DLQ_REASON)
+        reason = (DLQ_REASON, BAD_HEADERS_REASON.encode("ascii"))
+        return Moved(move=Move.DEAD_LETTERED, record=_copied(held, tier.dlq_topic, (*kept, reason)))
     if now_ms >= held.due_at_ms:
-        released = _copied(record, tier.due_topic, partition, record.headers)
-        return Moved(move=Move.RELEASED, record=released)
+        return Moved(move=Move.RELEASED, record=_copied(held, tier.due_topic, headers))
     number = tier_for((held.due_at_ms - now_ms) / 1000, tier.bounds_s)
-    headers = with_retry_headers(record.headers, replace(retry, tier=number))
-    again = _copied(record, tier.siblings[number - 1], partition, headers)
-    return Moved(move=Move.PARKED_AGAIN, record=again)
+    # Read as they were at `hold`: what was mended then is mended alike, and written out this time.
+    retry = parse_retry_headers(headers, now_ms=held.stored_at_ms, horizon_s=tier.horizon_s)
+    if retry is not None:
+        headers = with_retry_headers(headers, replace(retry, tier=number))
+    return Moved(move=Move.PARKED_AGAIN, record=_copied(held, tier.siblings[number - 1], headers))
 
 
-def _mended(retry: RetryHeaders, stored_ms: int) -> Mended | None:
-    if _DUE_AT not in retry.repaired:
+def _held(
+    record: Record,
+    tier: Tier,
+    partition: int,
+    stored_ms: int,
+    *,
+    due_at_ms: int,
+    wake_at_ms: int,
+    is_ours: bool = False,
+    mended: Mended | None = None,
+) -> Held:
+    return Held(
+        tier=tier,
+        key=record.key,
+        value=record.value,
+        # Not pickle: it is three times as slow and larger. Nobody else ever reads these bytes.
+        packed_headers=marshal.dumps(record.headers),
+        partition=partition,
+        is_ours=is_ours,
+        stored_at_ms=stored_ms,
+        due_at_ms=due_at_ms,
+        wake_at_ms=wake_at_ms,
+        mended=mended,
+    )
+
+
+def _mended(due: Due, stored_ms: int) -> Mended | None:
+    if not due.was_mended:
         return None
-    return Mended.UNREADABLE_DUE if retry.due_at_ms <= stored_ms else Mended.CLAMPED_DUE
+    return Mended.UNREADABLE_DUE if due.due_at_ms <= stored_ms else Mended.CLAMPED_DUE
 
 
-def _copied(record: Record, topic: str, partition: int, headers: Headers) -> OutgoingRecord:
+def _copied(held: Held, topic: str, headers: Headers) -> OutgoingRecord:
     return OutgoingRecord(
-        topic=topic, partition=partition, key=record.key, value=record.value, headers=headers
+        topic=topic, partition=held.partition, key=held.key, value=held.value, headers=headers
     )

@@ -17,25 +17,32 @@ import orjson
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from consumers.relay.held_partition import Entry, HeldPartition, InHand, Window
+from consumers.relay.committing import Committing
+from consumers.relay.held_partition import Entry, HeldPartition, Room, Window, room_left
 from consumers.relay.observing import Observer
-from consumers.relay.plan import Moved, Tier, hold, move
+from consumers.relay.plan import Held, Moved, Tier, hold, move
 from sluicegate.clock import Clock
 from sluicegate.delivery.due_queue import DueEntry, DueQueue
-from sluicegate.delivery.offsets import Commit
 from sluicegate.errors import BrokerError, PublishError
 from sluicegate.kafka.admin import Partition
 from sluicegate.kafka.config import ClientConfig
 from sluicegate.kafka.reading import append_time_ms, record_of
-from sluicegate.records import OutgoingRecord
+from sluicegate.records import OutgoingRecord, Record
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.pulse import STUCK_S, Pulse, TimedWork
 
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
 _LONGEST_POLL_S = 0.1
-_BATCH_RECORDS = 500
+# Few enough that what is due goes out between two batches of a backlog that is read in.
+_TAKEN_AT_ONCE = 200
+_SENT_AT_ONCE = 500
+# Below the 100,000 that the producer's queue holds: full, it would refuse records of healthy partitions.
+_MOST_IN_FLIGHT = 50_000
+# How long a turn waits for confirmations when due records wait for room in flight.
+_CONFIRMATION_POLL_S = 0.002
 _STATISTICS_MS = 2_000
 _ASK_ATTEMPTS = 3
 _LOOK_EVERY_S = 2.0
@@ -56,18 +63,25 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLimits:
-    """Bounds of one relay. `max_bytes` is over all partitions; seconds where the name says so."""
+    """Bounds of one relay; seconds where the name says so.
+
+    `max_bytes` is what held records may take over all partitions, overhead included. What is on its way
+    to the broker is there a second time, in the producer. `publish_timeout_s` and `sync_commit_s` are the
+    Kafka clients' own, by which they are judged.
+    """
 
     window: Window = field(default_factory=Window)
-    max_bytes: int = 256 * 1024 * 1024
+    max_bytes: int = 320 * 1024 * 1024
     commit_interval_s: float = 0.5
     revoke_timeout_s: float = 5.0
     stop_timeout_s: float = 15.0
     request_timeout_s: float = 5.0
+    publish_timeout_s: float = 30.0
+    sync_commit_s: float = 10.0
 
 
 class Relay:
-    """Hands parked records on when they are due. Not thread-safe but for its read-only properties.
+    """Hands parked records on when they are due. Not thread-safe but for `ready`, `loop` and `publishes`.
 
     `partition_counts` says how many partitions each topic has; it is asked at every assignment.
     `clock` is the one that due times are measured by. `ends` tells the next offset of each partition, as far
@@ -93,21 +107,29 @@ class Relay:
         self._observer = Observer(tiers, metrics)
         self._partition_counts = partition_counts
         self._ends = ends
-        self._next_look_s = 0.0
         self._limits = limits or RelayLimits()
         self._monotonic = monotonic
         self._counts: Mapping[str, int] = {}
         self._held: dict[Partition, HeldPartition] = {}
-        self._queue: DueQueue[Partition, InHand] = DueQueue(max_items=sys.maxsize, max_bytes=sys.maxsize)
-        self._committing: dict[Partition, tuple[HeldPartition, Commit]] = {}
+        self._queue: DueQueue[Partition, Held] = DueQueue(max_items=sys.maxsize, max_bytes=sys.maxsize)
+        self._room = Room(is_full=False, sure_bytes=self._limits.max_bytes)
+        self._in_flight = 0
+        self._congested = False
+        self._committing = Committing()
         self._next_commit_s = 0.0
+        self._next_look_s = 0.0
+        self._polled_at_s: float | None = None
         self._joined = False
         self._broker_up = False
-        self._turned_at_s = monotonic()
+        #: The loop, turn by turn and step by step of a rebalance.
+        self.loop = Pulse("loop", now_s=monotonic)
+        self.publishes = TimedWork("publish", now_s=monotonic)
         self._consumer = Consumer(
             {
                 **consumer_config,
-                "on_commit": self._on_commit,
+                "on_commit": self._committing.on_done,
+                # Tells the position behind the last record, past markers of other services' transactions.
+                "enable.partition.eof": True,
                 "stats_cb": self._on_statistics,
                 "statistics.interval.ms": _STATISTICS_MS,
             }
@@ -117,11 +139,6 @@ class Relay:
     def ready(self) -> bool:
         """Whether the relay is in its group and Kafka answers; a partition that is stopped is an alert."""
         return self._joined and self._broker_up
-
-    @property
-    def seconds_since_turn(self) -> float:
-        """How long ago the loop last came round: the liveness of the process."""
-        return self._monotonic() - self._turned_at_s
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until `stopping`; then publish what is on its way, commit, and leave the group."""
@@ -136,46 +153,69 @@ class Relay:
                 self.turn()
             self._settle(tuple(self._held.values()), self._limits.stop_timeout_s)
         finally:
+            self.loop.beat(self._limits.stop_timeout_s + STUCK_S)
             self._consumer.close()
 
     def turn(self) -> None:
         """Take what has arrived, hand on what is due, look after windows and commits."""
-        turned_at_s, self._turned_at_s = self._turned_at_s, self._monotonic()
-        self._observer.polled(self._turned_at_s - turned_at_s)
+        self.loop.beat()
+        polled_at_s, self._polled_at_s = self._polled_at_s, self._monotonic()
+        if polled_at_s is not None:
+            self._observer.polled(self._polled_at_s - polled_at_s)
         first = self._consumer.poll(self._poll_timeout_s())
         if first is not None:
-            rest = self._consumer.consume(_BATCH_RECORDS, timeout=0)
-            for message in (first, *rest):
+            # At once: the next call may serve a rebalance, and the record would count for a new assignment
+            # that has not come so far.
+            self._take(first)
+            # Near the bound one by one: a batch would carry each partition beyond its sure share.
+            for message in () if self._room.is_full else self._consumer.consume(_TAKEN_AT_ONCE, timeout=0):
                 self._take(message)
-        self._publisher.poll(0)
+        self._publisher.poll(_CONFIRMATION_POLL_S if self._congested else 0)
         self._probe()
         self._move_due()
         self._flow()
         if self._monotonic() >= self._next_commit_s:
             self._next_commit_s = self._monotonic() + self._limits.commit_interval_s
-            self._commit()
+            self._committing.begin(self._consumer, self._held.values())
         if self._monotonic() >= self._next_look_s:
             self._next_look_s = self._monotonic() + _LOOK_EVERY_S
-            self._observer.look(self._held.values(), self._ends(), self._clock.now_ms())
+            self._observer.look(self._held.values(), self._room, self._ends(), self._clock.now_ms())
 
     # --- taking in ------------------------------------------------------------------------------
 
     def _poll_timeout_s(self) -> float:
+        if self._congested:
+            return 0.0
         next_due_ms = self._queue.next_due_ms
         if next_due_ms is None:
             return _LONGEST_POLL_S
         return min(max(0.0, (next_due_ms - self._clock.now_ms()) / 1000), _LONGEST_POLL_S)
 
     def _take(self, message: Message) -> None:
-        error = message.error()
-        if error is not None:
-            _log.warning("relay.consumer.error", topic=message.topic(), error=error.str())
+        topic, number = message.topic(), message.partition()
+        if message.error() is not None and not self._at_end(message):
             return
-        record = record_of(message)
-        place = Partition(topic=record.topic, number=record.partition)
-        owner = self._held.get(place)
+        if topic is None or number is None:
+            return
+        owner = self._held.get(Partition(topic=topic, number=number))
         if owner is None:
             return
+        if message.error() is not None:
+            owner.tracker.advance(message.offset() or 0)
+            return
+        self._hold(owner, record_of(message), append_time_ms(message))
+
+    def _at_end(self, message: Message) -> bool:
+        """Whether this is no record but the news that there is no further one; other errors are logged."""
+        error = message.error()
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
+            return True
+        if error.fatal():
+            raise BrokerError(f"the consumer cannot go on: {error.str()}")
+        _log.warning("relay.consumer.error", topic=message.topic(), error=error.str())
+        return False
+
+    def _hold(self, owner: HeldPartition, record: Record, appended_ms: int | None) -> None:
         done_before = owner.tracker.already_done(record.offset)
         owner.tracker.delivered(record.offset)
         if done_before:
@@ -185,67 +225,90 @@ class Relay:
         self._observer.mended(held)
         entry = DueEntry(
             due_ms=held.wake_at_ms,
-            partition=place,
+            partition=owner.place,
             offset=record.offset,
             size_bytes=held.size_bytes,
-            payload=InHand(held=held, owner=owner),
+            payload=held,
         )
-        owner.entered(entry, append_time_ms(message))
+        owner.entered(entry, appended_ms)
         self._queue.push(entry)
 
     # --- handing on -----------------------------------------------------------------------------
 
     def _move_due(self) -> None:
-        for _ in range(_BATCH_RECORDS):
+        self._congested = False
+        for owner in self._held.values():
+            while owner.backlog and owner.may_send and self._in_flight < _MOST_IN_FLIGHT:
+                self._send(owner, owner.backlog.popleft())
+            self._congested |= bool(owner.backlog) and not owner.stopped
+        for _ in range(_SENT_AT_ONCE):
+            if self._in_flight >= _MOST_IN_FLIGHT:
+                self._congested = True
+                return
             entry = self._queue.pop_due(self._clock.now_ms())
             if entry is None:
                 return
-            owner = entry.payload.owner
-            if owner.stopped:
-                owner.failed.append(entry)
+            owner = self._held[entry.partition]
+            # What waits for this partition is due longer: nothing overtakes it.
+            if owner.backlog or not owner.may_send:
+                owner.backlog.append(entry)
             else:
-                self._send(entry)
+                self._send(owner, entry)
 
     def _probe(self) -> None:
         now_s = self._monotonic()
         for owner in self._held.values():
             if entry := owner.probe(now_s):
-                self._send(entry)
+                self._send(owner, entry)
 
-    def _send(self, entry: Entry) -> None:
+    def _send(self, owner: HeldPartition, entry: Entry) -> None:
         now_ms = self._clock.now_ms()
-        moved = move(entry.payload.held, now_ms=now_ms)
-        self._publisher.send(moved.record, lambda error: self._on_sent(entry, moved, now_ms, error))
+        moved = move(entry.payload, now_ms=now_ms)
+        owner.in_flight += 1
+        self._in_flight += 1
+        ended = self.publishes.begun(self._limits.publish_timeout_s)
 
-    def _on_sent(self, entry: Entry, moved: Moved, sent_ms: int, error: PublishError | None) -> None:
-        owner = entry.payload.owner
+        def on_sent(error: PublishError | None) -> None:
+            ended()
+            self._on_sent(owner, entry, moved, now_ms, error)
+
+        self._publisher.send(moved.record, on_sent)
+
+    def _on_sent(
+        self, owner: HeldPartition, entry: Entry, moved: Moved, sent_ms: int, error: PublishError | None
+    ) -> None:
+        owner.in_flight -= 1
+        self._in_flight -= 1
         if owner.dropped:
             return
+        place = owner.place
         if error is not None:
             if owner.fail(entry, self._monotonic()):
                 _log.error(
                     "relay.partition.stopped",
-                    topic=owner.place.topic,
-                    partition=owner.place.number,
+                    topic=place.topic,
+                    partition=place.number,
                     offset=entry.offset,
+                    to=moved.record.topic,
                     failures=owner.failures,
                     error=str(error),
                 )
             return
-        for waiting in owner.recovered(entry):
-            self._queue.push(waiting)
+        if owner.recovered(entry):
+            _log.info("relay.partition.resumed", topic=place.topic, partition=place.number)
         owner.left(entry)
-        self._observer.moved(entry.payload.held, moved.move, sent_ms)
+        self._observer.moved(entry.payload, moved.move, sent_ms)
 
-    # --- windows and commits --------------------------------------------------------------------
+    # --- windows --------------------------------------------------------------------------------
 
     def _flow(self) -> None:
         now_ms = self._clock.now_ms()
-        full = self._queue.bytes >= self._limits.max_bytes
+        held_bytes = [owner.bytes for owner in self._held.values()]
+        self._room = room_left(held_bytes, self._limits.max_bytes, was_full=self._room.is_full)
         pause: list[TopicPartition] = []
         resume: list[TopicPartition] = []
         for owner in self._held.values():
-            wait = owner.must_wait(now_ms) or (full and owner.records > 0)
+            wait = owner.must_wait(now_ms, self._room)
             if wait != owner.paused:
                 (pause if wait else resume).append(TopicPartition(owner.place.topic, owner.place.number))
                 owner.paused = wait
@@ -254,49 +317,12 @@ class Relay:
         if resume:
             self._consumer.resume(resume)
 
-    def _commit(self) -> None:
-        if self._committing:
-            return
-        offsets = self._offsets(tuple(self._held.values()))
-        if not offsets:
-            return
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as exc:
-            self._on_commit(exc.args[0], offsets)
-
-    def _offsets(self, owners: Sequence[HeldPartition]) -> list[TopicPartition]:
-        offsets = []
-        for owner in owners:
-            commit = owner.tracker.snapshot() if owner.tracker.dirty else None
-            if commit is not None:
-                place = owner.place
-                self._committing[place] = (owner, commit)
-                offsets.append(TopicPartition(place.topic, place.number, commit.offset, commit.metadata))
-        return offsets
-
-    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        committing, self._committing = self._committing, {}
-        if error is not None:
-            # Refused while the group changes hands, or the coordinator is away: the next one says it all.
-            _log.info("relay.commit.refused", error=error.str())
-            return
-        for offset in offsets:
-            found = committing.get(Partition(topic=offset.topic, number=offset.partition))
-            if found is None or offset.error is not None:
-                continue
-            owner, commit = found
-            if (offset.offset, offset.metadata or "") == (commit.offset, commit.metadata):
-                owner.tracker.confirm(commit)
-
     # --- assignments ----------------------------------------------------------------------------
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._counts = self._asked(self._partition_counts, "partition counts") or self._counts
-        committed = self._asked(
-            lambda: consumer.committed(partitions, timeout=self._limits.request_timeout_s), "commits"
-        )
-        for place in committed if committed is not None else partitions:
+        committed = self._asked(lambda: self._committed(consumer, partitions), "commits")
+        for place in committed or partitions:
             owner = HeldPartition(
                 place=Partition(topic=place.topic, number=place.partition),
                 tier=self._tiers[place.topic],
@@ -306,11 +332,19 @@ class Relay:
             if refusal is not None:
                 self._observer.refused_map(owner.tier, refusal)
             self._held[owner.place] = owner
-        consumer.assign(partitions)
+        # From the offsets that the maps belong to; without an answer the client asks for itself.
+        consumer.assign(committed or partitions)
         # A partition that was paused when it was taken away would stay so.
         consumer.resume(partitions)
         self._joined = True
         _log.info("relay.assigned", partitions=len(partitions))
+
+    def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        found = consumer.committed(partitions, timeout=self._limits.request_timeout_s)
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return found
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         owners = self._owners(partitions)
@@ -319,22 +353,16 @@ class Relay:
         _log.info("relay.revoked", partitions=len(partitions))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._committing.forget()
         self._drop(self._owners(partitions))
         self._joined = False
         _log.warning("relay.lost", partitions=len(partitions))
 
     def _settle(self, owners: Sequence[HeldPartition], timeout_s: float) -> None:
+        self.loop.beat(timeout_s + STUCK_S)
         self._publisher.flush(timeout_s)
-        self._committing.clear()
-        offsets = self._offsets(owners)
-        if not offsets:
-            return
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as exc:
-            # What is not committed is released once more by the next owner, and recognised.
-            _log.warning("relay.commit.refused", error=exc.args[0].str())
-        self._committing.clear()
+        self.loop.beat(self._limits.sync_commit_s + STUCK_S)
+        self._committing.finish(self._consumer, owners)
 
     def _owners(self, partitions: Sequence[TopicPartition]) -> tuple[HeldPartition, ...]:
         places = (Partition(topic=place.topic, number=place.partition) for place in partitions)
@@ -344,11 +372,12 @@ class Relay:
         for owner in owners:
             owner.dropped = True
             self._held.pop(owner.place, None)
-            self._queue.drop_partition(owner.place)
+        self._queue.drop_partitions([owner.place for owner in owners])
 
     def _asked(self, question: Callable[[], T], what: str) -> T | None:
         # Within a rebalance there is no going back: without an answer the relay goes on and repeats more.
         for _ in range(_ASK_ATTEMPTS):
+            self.loop.beat(self._limits.request_timeout_s + STUCK_S)
             try:
                 return question()
             except (KafkaException, BrokerError) as exc:

@@ -15,7 +15,9 @@ from sluicegate.errors import BrokerError
 from sluicegate.kafka.admin import Bounds, Committed, Partition
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.reading import record_of
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.records import Record
+from sluicegate.settings import KafkaSettings
 
 _POLL_S = 0.1  # `consume` waits until its batch is full or this is over
 _STALL_S = 30.0
@@ -29,16 +31,17 @@ class RangeReader:
     Commits go to `group`, which has no members: it only remembers how far a replay came.
     """
 
-    def __init__(self, bootstrap_servers: str, *, group: str, session_timeout_s: float) -> None:
+    def __init__(self, kafka: KafkaSettings, *, group: str) -> None:
         self._consumer = Consumer(
             {
                 **consumer_config(
-                    bootstrap_servers,
+                    kafka.bootstrap_servers,
                     client_id="sluicegate-replay",
                     group=group,
-                    session_timeout_s=session_timeout_s,
+                    session_timeout_s=kafka.session_timeout_s,
                     prefetch_records=_PREFETCH_RECORDS,
                     prefetch_kbytes=_PREFETCH_KBYTES,
+                    security=librdkafka_security(kafka),
                 ),
                 "enable.partition.eof": True,
             }

@@ -21,9 +21,10 @@ from sluicegate.delivery.done_map import DoneMap, decode
 from sluicegate.errors import ConfigurationError
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
 from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.retry.headers import ReplaySource
 from sluicegate.settings import Settings
-from sluicegate.topics import audit_topic, relay_group, stream_topics
+from sluicegate.topics import audit_topic, onlookers_group, relay_group, stream_topics
 
 _BATCH_RECORDS = 500
 _CLIENT_ID = "sluicegate-replay"
@@ -100,9 +101,11 @@ class Replay:
         plan = planned.plan
         if planned.resumes is None and not plan.sends:
             return Counter({why.value: count for why, count in plan.left_out.items()})
-        group, servers = self._group(plan.replay_id), self._settings.kafka.bootstrap_servers
+        group, kafka = self._group(plan.replay_id), self._settings.kafka
         with (
-            ConfluentPublisher(servers, client_id=_CLIENT_ID) as publisher,
+            ConfluentPublisher(
+                kafka.bootstrap_servers, client_id=_CLIENT_ID, security=librdkafka_security(kafka)
+            ) as publisher,
             self._reader(group) as reader,
         ):
             places = self._beginning(planned)
@@ -193,7 +196,7 @@ class Replay:
     def _history(self, counts: Mapping[str, int]) -> History:
         places = [Partition(topic=self._audit, number=number) for number in range(counts[self._audit])]
         bounds = self._ports.admin.bounds(places)
-        with self._reader("no-group") as reader:
+        with self._reader(onlookers_group(self._settings)) as reader:
             batches = reader.read(bounds, batch_records=_BATCH_RECORDS)
             return History.of(read_audit(record) for batch in batches for record in batch)
 
@@ -218,8 +221,7 @@ class Replay:
         return {place: each.offset for place, each in found.items()}, tally
 
     def _reader(self, group: str) -> RangeReader:
-        kafka = self._settings.kafka
-        return RangeReader(kafka.bootstrap_servers, group=group, session_timeout_s=kafka.session_timeout_s)
+        return RangeReader(self._settings.kafka, group=group)
 
     # --- writing --------------------------------------------------------------------------------------
 

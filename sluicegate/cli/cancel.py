@@ -21,6 +21,7 @@ from sluicegate.cli.wording import printable
 from sluicegate.errors import PublishError
 from sluicegate.events.audit import AuditKind
 from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.settings import Settings
 from sluicegate.state.api import Cancelling, CancelVerdict
 from sluicegate.state.redis_state import RedisState
@@ -133,7 +134,10 @@ def cancel_parked(settings: Settings, stream: str, wish: Wish) -> Done:
     ]
     # Heads first: a follower that a worker took before its head would stand behind it again.
     with ConfluentPublisher(
-        settings.kafka.bootstrap_servers, client_id="sluicegate-cancel", timeout_s=_PUBLISH_TIMEOUT_S
+        settings.kafka.bootstrap_servers,
+        client_id="sluicegate-cancel",
+        timeout_s=_PUBLISH_TIMEOUT_S,
+        security=librdkafka_security(settings.kafka),
     ) as publisher:
         errors = publisher.publish_all([*heads, *behind])
     of_heads = iter(errors[: len(heads)])

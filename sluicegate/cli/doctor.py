@@ -20,6 +20,7 @@ from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.llm.prices import required_price
 from sluicegate.processing.handlers import load_handler
 from sluicegate.settings import ProviderSettings, Settings
+from sluicegate.state.connecting import connect_sync
 
 _TIMEOUT_S = 5.0
 _OLDEST_REDIS = (6, 2)
@@ -121,13 +122,13 @@ def check_kafka(settings: Settings) -> Iterator[Check]:
     """Check that the brokers answer and have every topic, as wide as it must be."""
     servers = settings.kafka.bootstrap_servers
     try:
-        counts = KafkaAdmin(servers, timeout_s=_TIMEOUT_S).partition_counts()
-    except BrokerError as exc:
+        counts = KafkaAdmin.of(settings.kafka, timeout_s=_TIMEOUT_S).partition_counts()
+    except (BrokerError, ConfigurationError) as exc:
         yield Check(
             name="kafka",
             verdict=Verdict.FAILED,
             detail=str(exc),
-            advice=f"start Kafka at {servers}, or set [kafka] bootstrap_servers",
+            advice=f"start Kafka at {servers}, or mend [kafka]: its address, and how it lets us in",
         )
         yield Check(name="topics", verdict=Verdict.SKIPPED, detail="Kafka does not answer")
         return
@@ -154,9 +155,11 @@ def check_kafka(settings: Settings) -> Iterator[Check]:
 def check_redis(settings: Settings) -> Iterator[Check]:
     """Check that Redis answers, is new enough, evicts nothing and keeps what it is told."""
     address = settings.redis.public_url
-    client: redis.Redis = redis.Redis.from_url(
-        settings.redis.url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-    )
+    try:
+        client = connect_sync(settings.redis, timeout_s=_TIMEOUT_S)
+    except ConfigurationError as exc:
+        yield Check(name="redis", verdict=Verdict.FAILED, detail=str(exc), advice="mend [redis]")
+        return
     try:
         info = client.info()
     except (redis.RedisError, ValueError) as exc:
@@ -164,7 +167,7 @@ def check_redis(settings: Settings) -> Iterator[Check]:
             name="redis",
             verdict=Verdict.FAILED,
             detail=f"{address} does not answer ({type(exc).__name__})",
-            advice="start Redis, or set [redis] url",
+            advice="start Redis, or mend [redis]: its address, and how it lets us in",
         )
         return
     finally:

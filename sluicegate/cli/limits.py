@@ -178,7 +178,7 @@ async def _once(settings: Settings, *, json: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def _observer(settings: Settings) -> AsyncIterator[Observer]:
-    client = connect(settings.redis.url, max_connections=2, timeout_s=_TIMEOUT_S)
+    client = connect(settings.redis, max_connections=2, timeout_s=_TIMEOUT_S)
     try:
         yield Observer(client, settings)
     finally:

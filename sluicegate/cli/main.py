@@ -10,8 +10,10 @@ that leaves it becomes one line on stderr and exit code 1. Wrong usage is exit c
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 from cyclopts import App
 
@@ -62,6 +64,11 @@ COMMANDS = (
         name="topics",
         help="Print, create or check every topic.",
         example="sluicegate topics --create --config sluicegate.toml",
+    ),
+    Command(
+        name="rights",
+        help="Print who may do what in Kafka and Redis, as ACLs that grant each role the least it needs.",
+        example="sluicegate rights --format redis --config sluicegate.toml",
     ),
     Command(
         name="provider",
@@ -118,6 +125,11 @@ COMMANDS = (
         help="Start a paused stream's intake again.",
         example="sluicegate resume support-chat",
     ),
+    Command(
+        name="forget",
+        help="Remove all that Redis keeps of one key of a stream: history, answers, state.",
+        example="sluicegate forget support-chat --key c-1042 --reference T-77",
+    ),
 )
 
 
@@ -143,6 +155,8 @@ def build_app() -> App:
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
+    sys.excepthook = _tell_crash
+    threading.excepthook = _tell_thread_crash
     return run(build_app(), sys.argv[1:])
 
 
@@ -154,6 +168,20 @@ def run(app: App, arguments: Sequence[str]) -> int:
         sys.stderr.write(f"sluicegate: {exc}\n")
         return 1
     return code
+
+
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Tell a bug without its values: Python's own traceback would quote what an exception quotes (G7)."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    from sluicegate.telemetry.logs import story_of
+
+    sys.stderr.write(f"sluicegate: this is a bug; please report it\n{story_of(error)}\n")
+
+
+def _tell_thread_crash(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _tell_crash(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def _version() -> str:

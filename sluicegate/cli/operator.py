@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from sluicegate.events.audit import AuditEntry, AuditKind, audit_record
 from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.settings import Settings
 from sluicegate.topics import audit_topic
 
@@ -52,7 +53,10 @@ def write_down(
     )
     topic = audit_topic(settings)
     with ConfluentPublisher(
-        settings.kafka.bootstrap_servers, client_id="sluicegate-operator", timeout_s=_AUDIT_TIMEOUT_S
+        settings.kafka.bootstrap_servers,
+        client_id="sluicegate-operator",
+        timeout_s=_AUDIT_TIMEOUT_S,
+        security=librdkafka_security(settings.kafka),
     ) as publisher:
         (error,) = publisher.publish_all([audit_record(entry, topic)])
     if error is not None:

@@ -19,7 +19,7 @@ def with_flags(settings: Settings, ask: Callable[[PauseFlags], Awaitable[_T]]) -
     """Run one question about pauses. Raises StateUnavailableError."""
 
     async def run() -> _T:
-        client = connect(settings.redis.url, max_connections=1, timeout_s=_TIMEOUT_S)
+        client = connect(settings.redis, max_connections=1, timeout_s=_TIMEOUT_S)
         try:
             return await ask(PauseFlags(client, group=settings.kafka.group, timeout_s=_TIMEOUT_S))
         finally:

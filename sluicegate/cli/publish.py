@@ -20,9 +20,10 @@ from sluicegate.events.making import EventMaker
 from sluicegate.events.models import Event
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.processing.handlers import load_handler
 from sluicegate.records import OutgoingRecord
-from sluicegate.settings import Settings
+from sluicegate.settings import KafkaSettings, Settings
 from sluicegate.topics import stream_topics
 
 _SOURCE = "/sluicegate/publish"
@@ -58,9 +59,9 @@ def publish(
             sys.stderr.write(f"{file}, {fault}\n")
         sys.stderr.write(f"nothing was published: {len(read.faults)} lines are no events of {stream}\n")
         return 1
-    if maker.topic not in KafkaAdmin(settings.kafka.bootstrap_servers).partition_counts():
+    if maker.topic not in KafkaAdmin.of(settings.kafka).partition_counts():
         raise ConfigurationError(f"there is no topic {maker.topic}: `sluicegate topics --create` makes it")
-    errors = _publish(settings.kafka.bootstrap_servers, read.records)
+    errors = _publish(settings.kafka, read.records)
     done = len(read.records) - len(errors)
     for text in sorted({str(error) for error in errors}):
         sys.stderr.write(f"not published: {text}\n")
@@ -91,12 +92,14 @@ def _lines(file: str) -> Sequence[bytes]:
         raise ConfigurationError(f"cannot read {file}: {exc.strerror}") from exc
 
 
-def _publish(bootstrap_servers: str, records: Sequence[OutgoingRecord]) -> list[PublishError]:
+def _publish(kafka: KafkaSettings, records: Sequence[OutgoingRecord]) -> list[PublishError]:
     """Publish all in their order, confirmed, and return what failed."""
     errors: list[PublishError] = []
     console = Console(stderr=True)
     with (
-        ConfluentPublisher(bootstrap_servers, client_id="sluicegate-publish") as publisher,
+        ConfluentPublisher(
+            kafka.bootstrap_servers, client_id="sluicegate-publish", security=librdkafka_security(kafka)
+        ) as publisher,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("publishing", total=len(records))

@@ -9,22 +9,24 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-import redis
 import structlog
 
 from consumers.relay.plan import tiers_of
-from consumers.relay.relay import Relay
+from consumers.relay.relay import Relay, RelayLimits
 from sluicegate.cli.configuration import command_settings
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin, Partition
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.security import librdkafka_security
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.settings import Settings
+from sluicegate.state.connecting import connect_sync
 from sluicegate.state.redis_clock import REFRESH_EVERY_S, SyncRedisClock
 from sluicegate.telemetry.health import HealthServer, HealthThread
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.pulse import STUCK_S, Pulse, Vital
 from sluicegate.topics import relay_group
 
 _log = structlog.get_logger(__name__)
@@ -32,10 +34,12 @@ _log = structlog.get_logger(__name__)
 _REDIS_TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 1.0
 _ENDS_EVERY_S = 15.0
-_PREFETCH_RECORDS = 500  # a quarter of a partition's window
+_PREFETCH_RECORDS = 500
 _PREFETCH_KBYTES = 1024
+# One answer of the broker may overshoot the prefetch; with the client's default, by 50 MB.
+_FETCH_BYTES = 4 * 1024 * 1024
 _LINGER_MS = 1
-_LONGEST_TURN_S = 60.0  # above what a rebalance may take: settling, and questions asked three times
+_PUBLISH_TIMEOUT_S = 30.0
 
 
 def relay(*, config: Path | None = None) -> int:
@@ -63,12 +67,10 @@ class _Process:
         self._stopping = stopping
         self._metrics = Metrics()
         self._redis_up = threading.Event()
+        self._clock_pulse = Pulse("clock")
         self._relay: Relay | None = None
         self._ends: Mapping[Partition, int] = {}
-        client = redis.Redis.from_url(
-            settings.redis.url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
-        )
-        self._clock = SyncRedisClock(client)
+        self._clock = SyncRedisClock(connect_sync(settings.redis, timeout_s=_REDIS_TIMEOUT_S))
 
     def run(self) -> int:
         """Wait for Redis and the topics, then relay until told to stop; returns the exit code."""
@@ -85,10 +87,10 @@ class _Process:
             return self._run()
 
     def _why_not_live(self) -> list[str]:
-        relay = self._relay
-        if relay is not None and relay.seconds_since_turn > _LONGEST_TURN_S:
-            return [f"the loop has not come round for {relay.seconds_since_turn:.0f} s"]
-        return []
+        vitals: list[Vital] = [self._clock_pulse]
+        if (relay := self._relay) is not None:
+            vitals += [relay.loop, relay.publishes]
+        return [complaint for vital in vitals if (complaint := vital.complaint()) is not None]
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self._redis_up.is_set() else ["Redis does not answer"]
@@ -101,27 +103,38 @@ class _Process:
 
     def _run(self) -> int:
         threading.Thread(target=self._keep_clock, name="clock", daemon=True).start()
-        servers = self._settings.kafka.bootstrap_servers
-        admin = KafkaAdmin(servers, timeout_s=5.0)
+        kafka = self._settings.kafka
+        admin, security = KafkaAdmin.of(kafka, timeout_s=5.0), librdkafka_security(kafka)
         if not (self._wait_for_redis() and self._wait_for_topics(admin)):
             return 0
         group = relay_group(self._settings)
-        with ConfluentPublisher(servers, client_id=group, linger_ms=_LINGER_MS) as publisher:
+        with ConfluentPublisher(
+            kafka.bootstrap_servers,
+            client_id=group,
+            timeout_s=_PUBLISH_TIMEOUT_S,
+            linger_ms=_LINGER_MS,
+            security=security,
+        ) as publisher:
             self._relay = Relay(
                 tiers=tiers_of(self._settings),
-                consumer_config=consumer_config(
-                    servers,
-                    client_id=group,
-                    group=group,
-                    session_timeout_s=self._settings.kafka.session_timeout_s,
-                    prefetch_records=_PREFETCH_RECORDS,
-                    prefetch_kbytes=_PREFETCH_KBYTES,
-                ),
+                consumer_config={
+                    **consumer_config(
+                        kafka.bootstrap_servers,
+                        client_id=group,
+                        group=group,
+                        session_timeout_s=kafka.session_timeout_s,
+                        prefetch_records=_PREFETCH_RECORDS,
+                        prefetch_kbytes=_PREFETCH_KBYTES,
+                        security=security,
+                    ),
+                    "fetch.max.bytes": _FETCH_BYTES,
+                },
                 publisher=publisher,
                 clock=self._clock,
                 metrics=self._metrics,
                 partition_counts=admin.partition_counts,
                 ends=lambda: self._ends,
+                limits=RelayLimits(publish_timeout_s=_PUBLISH_TIMEOUT_S),
             )
             threading.Thread(target=self._keep_ends, args=(admin,), name="ends", daemon=True).start()
             _log.info("relay.started", group=group)
@@ -132,6 +145,7 @@ class _Process:
     def _keep_clock(self) -> None:
         # In a thread of its own: a Redis that hangs must not hold up the loop, which has the time anyway.
         while not self._stopping.is_set():
+            self._clock_pulse.beat(REFRESH_EVERY_S + STUCK_S)
             try:
                 self._clock.refresh()
             except StateUnavailableError as exc:
@@ -144,6 +158,7 @@ class _Process:
                 self._redis_up.set()
                 self._metrics.redis.answered()
                 self._stopping.wait(REFRESH_EVERY_S)
+        self._clock_pulse.rest()
 
     def _keep_ends(self, admin: KafkaAdmin) -> None:
         # Beside the loop: a broker that is away answers late, and the figures may be old meanwhile.

@@ -167,7 +167,7 @@ def _each(given: Sequence[str]) -> tuple[str, ...]:
 
 def _replay(settings: Settings, command: Command, ask: Ask) -> Replay:
     own, topics = settings.stream(command.stream), stream_topics(settings, command.stream)
-    admin = KafkaAdmin(settings.kafka.bootstrap_servers)
+    admin = KafkaAdmin.of(settings.kafka)
     candidates = CandidateReader(
         source=command.source,
         decoder=EventDecoder(
@@ -209,7 +209,7 @@ def _run(replay: Replay, planned: Planned, rate_per_s: float) -> dict[str, int]:
 def _asking(settings: Settings) -> Iterator[Ask]:
     """Give a plain function that asks Redis how events stand; it raises StateUnavailableError."""
     with asyncio.Runner() as runner:
-        client = connect(settings.redis.url, max_connections=1, timeout_s=_REDIS_TIMEOUT_S)
+        client = connect(settings.redis, max_connections=1, timeout_s=_REDIS_TIMEOUT_S)
         state = RedisState(
             client,
             group=settings.kafka.group,

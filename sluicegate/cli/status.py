@@ -123,7 +123,7 @@ class Observatory:
 
 async def look_at_redis(settings: Settings, dead: Mapping[str, Sequence[EventRef] | None]) -> RedisLook:
     """Read pauses, limits and how the dead letters' events stand. Raises StateUnavailableError."""
-    client = connect(settings.redis.url, max_connections=2, timeout_s=STATE_TIMEOUT_S)
+    client = connect(settings.redis, max_connections=2, timeout_s=STATE_TIMEOUT_S)
     try:
         flags = PauseFlags(client, group=settings.kafka.group, timeout_s=STATE_TIMEOUT_S)
         pauses = {stream: await flags.find(stream) for stream in settings.streams}

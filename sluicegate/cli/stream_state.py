@@ -57,7 +57,7 @@ def with_state(settings: Settings, stream: str, ask: Callable[[RedisState], Awai
     """Run questions to the stream's state. Raises StateUnavailableError."""
 
     async def run() -> _T:
-        client = connect(settings.redis.url, max_connections=_CONNECTIONS, timeout_s=STATE_TIMEOUT_S)
+        client = connect(settings.redis, max_connections=_CONNECTIONS, timeout_s=STATE_TIMEOUT_S)
         try:
             return await ask(state_of(settings, stream, client))
         finally:

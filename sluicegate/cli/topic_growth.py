@@ -16,7 +16,7 @@ def grow_stream(settings: Settings, stream: str, partitions: int | None) -> tupl
     the stream's group, or when the input would grow while events of it wait: their keys would go on in
     other partitions than they began in, and lose their order.
     """
-    topics, admin = stream_topics(settings, stream), KafkaAdmin(settings.kafka.bootstrap_servers)
+    topics, admin = stream_topics(settings, stream), KafkaAdmin.of(settings.kafka)
     names = grown_in_order(topics)
     counts = admin.partition_counts()
     if missing := [name for name in names if name not in counts]:

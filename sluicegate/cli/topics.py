@@ -63,7 +63,7 @@ def topics(
         return 2
     found: tuple[str, ...] = ()
     if create or check:
-        admin = KafkaAdmin(settings.kafka.bootstrap_servers)
+        admin = KafkaAdmin.of(settings.kafka)
         if create:
             made = create_missing(settings, admin)
             _tell([f"made {name}" for name in made] or ["every topic was there already"])

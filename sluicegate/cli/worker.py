@@ -19,6 +19,7 @@ from sluicegate.cli.stream_state import STATE_TIMEOUT_S, new_id, state_of
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
 from sluicegate.kafka.admin import KafkaAdmin
+from sluicegate.kafka.security import aiokafka_security
 from sluicegate.kafka.topic_check import missing_topics, uneven_topics
 from sluicegate.processing.calling import Wire
 from sluicegate.processing.handlers import load_handler
@@ -36,7 +37,7 @@ from sluicegate.settings import Settings
 from sluicegate.state.connecting import connect
 from sluicegate.state.pause import Pause, PauseFlags, PauseWatch
 from sluicegate.state.redis_clock import RedisClock
-from sluicegate.telemetry.health import HealthServer
+from sluicegate.telemetry.health import HealthServer, HealthThread
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
 from sluicegate.telemetry.otel import process_traces
@@ -46,7 +47,7 @@ from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.intake import Intake, IntakeRules
-from streams.runtime.liveness import Liveness
+from streams.runtime.liveness import Liveness, Vitals
 from streams.runtime.observing import WorkerObserver
 from streams.runtime.producer import FaustPublisher
 from streams.runtime.runner import Fatal, WorkerParts, run_worker
@@ -94,7 +95,7 @@ async def _run(settings: Settings, stream: str) -> int:
         stack.push_async_callback(build.redis.aclose)
         for caller in build.providers.callers.values():
             await stack.enter_async_context(caller)
-        await stack.enter_async_context(build.health)
+        stack.enter_context(HealthThread(build.health))
         code = await run_worker(build.parts, build.fatal)
         _exit_soon(code)
         return code
@@ -120,12 +121,18 @@ class _Composition:
         self.metrics = Metrics()
         self.traces = traces
         self.fatal = Fatal()
-        self.redis = connect(
-            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S
-        )
+        self.redis = connect(settings.redis, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S)
         self.clock = RedisClock(self.redis)
         self.state = state_of(settings, stream, self.redis)
-        self.providers = Providers(settings, self.redis, self.metrics, new_id=new_id, traces=traces)
+        self.vitals = Vitals()
+        self.providers = Providers(
+            settings,
+            self.redis,
+            self.metrics,
+            new_id=new_id,
+            traces=traces,
+            watched=self.vitals.calls,
+        )
         self.routes = self.providers.routes(settings.routes(stream), own.model)
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
         self.wire_calls = WireCalls(self.fatal.report)
@@ -149,6 +156,7 @@ class _Composition:
         self.processor = self._processor()
         self.intake = self._intake()
         self.liveness = Liveness(
+            self.vitals,
             consumer=self._consumer,
             redis_is_up=lambda: self.metrics.redis.is_up,
             is_draining=lambda: self.intake.is_stopped,
@@ -159,6 +167,7 @@ class _Composition:
             metrics=self.metrics,
             dispatcher=self.dispatcher,
             consumer=self._consumer,
+            vitals=self.vitals,
         )
         self.health = HealthServer(
             host=settings.http.host,
@@ -197,7 +206,9 @@ class _Composition:
                 ends=self.state,
                 histories=self.state,
                 steps=steps,
-                publisher=FaustPublisher(self._running_app, timeout_s=_PUBLISH_TIMEOUT_S),
+                publisher=FaustPublisher(
+                    self._running_app, timeout_s=_PUBLISH_TIMEOUT_S, watched=self.vitals.publishes
+                ),
                 waits_here=self._waits_here,
                 log=self._log_line,
                 traces=self.traces,
@@ -238,7 +249,7 @@ class _Composition:
                 self.leases.run,
                 self.clock.run,
                 self.pause.run,
-                self.liveness.tick,
+                self.vitals.tick,
                 self.observer.run,
             ),
             ready_to_start=self._ready_to_start,
@@ -296,8 +307,9 @@ class _Composition:
             publish_timeout_s=_REVOKE_TIMEOUT_S,
             max_request_bytes=input_message_bytes(self.own) + _HEADROOM_BYTES,
             instance_id=self.settings.kafka.instance_id,
+            security=aiokafka_security(self.settings.kafka),
         )
-        self.app = build_app(plan, self.intake)
+        self.app = build_app(plan, self.intake, self.vitals)
         register_agents(self.app, plan, self.intake.take)
         return self.app
 
@@ -310,7 +322,7 @@ class _Composition:
             except StateUnavailableError as error:
                 self.log.warning("worker.redis_unreachable", error=str(error))
             await asyncio.sleep(_RETRY_S)
-        admin = KafkaAdmin(self.settings.kafka.bootstrap_servers, timeout_s=5.0)
+        admin = KafkaAdmin.of(self.settings.kafka, timeout_s=5.0)
         while True:
             try:
                 missing = _missing(

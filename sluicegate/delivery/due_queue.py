@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -73,9 +73,13 @@ class DueQueue(Generic[P, T]):
         self._bytes -= entry.size_bytes
         return entry
 
-    def drop_partition(self, partition: P) -> int:
-        """Forget what came from a partition that was taken away; returns how many entries that were. O(n)."""
-        kept = [item for item in self._heap if item[2].partition != partition]
+    def drop_partitions(self, partitions: Collection[P]) -> int:
+        """Forget what came from partitions that were taken away; returns how many entries that were.
+
+        O(n) once, however many partitions go: in a rebalance all of them do.
+        """
+        gone = frozenset(partitions)
+        kept = [item for item in self._heap if item[2].partition not in gone]
         dropped = len(self._heap) - len(kept)
         heapq.heapify(kept)
         self._heap = kept

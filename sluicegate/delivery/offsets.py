@@ -27,7 +27,11 @@ from sluicegate.delivery.done_map import (
 METADATA_STOP_SHARE = 0.75
 """Intake of a partition stops at this share, so that what is in flight always still fits."""
 
-_CHANGES_PER_MEASURE = 64  # one change adds at most about 5 characters: 64 stay within 8 % of the metadata
+# One change adds at most about 5 characters. The map is measured anew when that could have brought it to
+# the stop, but not more often than every 64 changes, which stay within 8 % of the metadata.
+_CHARACTERS_PER_CHANGE = 5
+_LEAST_CHANGES_PER_MEASURE = 64
+_ZERO_DIGIT = ord("0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,7 @@ class OffsetTracker:
     __slots__ = (
         "_confirmed",
         "_max_metadata_bytes",
+        "_measure_at",
         "_measured_bytes",
         "_measured_share",
         "_next",
@@ -71,6 +76,7 @@ class OffsetTracker:
         self._measured_share = 0.0
         self._measured_bytes = 0
         self._unmeasured_changes = 0
+        self._measure_at = _LEAST_CHANGES_PER_MEASURE
         self.truncated_maps = 0
         self.rewinds = 0
 
@@ -178,8 +184,8 @@ class OffsetTracker:
 
     @property
     def metadata_share(self) -> float:
-        """How full the next map is, by characters or by reach; measured anew every few dozen changes."""
-        if self._unmeasured_changes >= _CHANGES_PER_MEASURE:
+        """How full the next map is, by characters or by reach; measured anew when near the stop."""
+        if self._unmeasured_changes >= self._measure_at:
             self._encode()
         return self._measured_share
 
@@ -198,6 +204,8 @@ class OffsetTracker:
         self._measured_share = 1.0 if encoded.truncated else share
         self._measured_bytes = len(encoded.text)
         self._unmeasured_changes = 0
+        left = (METADATA_STOP_SHARE - self._measured_share) * self._max_metadata_bytes
+        self._measure_at = max(_LEAST_CHANGES_PER_MEASURE, int(left / _CHARACTERS_PER_CHANGE))
         return encoded
 
     def _done_map(self) -> DoneMap:
@@ -205,13 +213,23 @@ class OffsetTracker:
         if base is None or self._next is None:
             return DoneMap(base=0)
         reach = min(self._next - base, MAX_SPAN_OFFSETS)
-        near = (offset for offset in self._unfinished if offset < base + reach)
-        open_bits = int.from_bytes(DoneMap.of(base, near).bitmap, "little")
-        known = (1 << reach) - 1
         # What the former owner finished and was not delivered again yet has to stay in the map.
         kept = int.from_bytes(self._restored.bitmap, "little") >> max(0, base - self._restored.base)
-        bits = known & ~open_bits | kept & ~known
+        bits = kept >> reach << reach | self._known_bits(base, reach)
         return DoneMap(base=base, bitmap=bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+
+    def _known_bits(self, base: int, reach: int) -> int:
+        """Return a bit for each of the `reach` offsets from `base` that is finished or a hole, lowest first.
+
+        Written as binary digits and read as a number: with ten thousands unfinished a shift for each would
+        hold up the process that commits twice a second.
+        """
+        digits = bytearray(b"1") * reach
+        for offset in self._unfinished:
+            if offset < base + reach:
+                digits[offset - base] = _ZERO_DIGIT
+        digits.reverse()
+        return int(digits or b"0", base=2)
 
     def _changed(self) -> None:
         self._version += 1
@@ -226,3 +244,4 @@ class OffsetTracker:
         self._measured_share = 0.0
         self._measured_bytes = 0
         self._unmeasured_changes = 0
+        self._measure_at = _LEAST_CHANGES_PER_MEASURE

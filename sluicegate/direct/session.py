@@ -55,9 +55,7 @@ async def opened_session(
     Raises ConfigurationError when a limit in dollars needs a price that nobody knows.
     """
     async with AsyncExitStack() as stack:
-        redis_client = connect(
-            settings.redis.url, max_connections=_REDIS_CONNECTIONS, timeout_s=_REDIS_TIMEOUT_S
-        )
+        redis_client = connect(settings.redis, max_connections=_REDIS_CONNECTIONS, timeout_s=_REDIS_TIMEOUT_S)
         stack.push_async_callback(redis_client.aclose)
         providers = Providers(settings, redis_client, metrics, new_id=_new_id, traces=ambient_traces())
         session = Session(settings, defaults, providers, metrics)

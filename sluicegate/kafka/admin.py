@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -16,11 +16,14 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from sluicegate.errors import BrokerError
-from sluicegate.kafka.config import asking_config
+from sluicegate.kafka.config import ClientConfig, asking_config
+from sluicegate.kafka.security import librdkafka_security
+from sluicegate.settings import KafkaSettings
 from sluicegate.topics import TopicSpec
 
 _LIST_AGAIN_S = 0.05
 _CLIENT_ID = "sluicegate-admin"
+_TURNED_AWAY = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})
 _T = TypeVar("_T")
 
 
@@ -51,16 +54,33 @@ class Bounds:
 class KafkaAdmin:
     """Asks and changes a cluster; every call is bounded by `timeout_s` and raises BrokerError beyond it."""
 
-    def __init__(self, bootstrap_servers: str, *, timeout_s: float = 15.0) -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        timeout_s: float = 15.0,
+        security: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`security` holds librdkafka's own `security.*`, `sasl.*` and `ssl.*` settings."""
+        self._config = asking_config(bootstrap_servers, client_id=_CLIENT_ID, security=security)
         self._timeout_s = timeout_s
-        self._client = AdminClient(asking_config(bootstrap_servers, client_id=_CLIENT_ID))
+        self._turned_away: str | None = None
+        config: ClientConfig = {**self._config, "error_cb": self._on_error}
+        self._client = AdminClient(config)
+
+    @classmethod
+    def of(cls, kafka: KafkaSettings, *, timeout_s: float = 15.0) -> KafkaAdmin:
+        """Return one for the cluster in the settings. Raises ConfigurationError for a file of no use."""
+        return cls(kafka.bootstrap_servers, timeout_s=timeout_s, security=librdkafka_security(kafka))
 
     def partition_counts(self) -> Mapping[str, int]:
         """Return the partition count of every topic there is."""
         try:
             topics = self._client.list_topics(timeout=self._timeout_s).topics
         except KafkaException as exc:
+            self._client.poll(0)
+            if self._turned_away is not None:
+                raise BrokerError(f"Kafka turns us away: {self._turned_away}") from exc
             raise _broker_error("list the topics", exc) from exc
         return {name: len(topic.partitions) for name, topic in topics.items()}
 
@@ -130,7 +150,7 @@ class KafkaAdmin:
 
     def bounds(self, partitions: Sequence[Partition]) -> Mapping[Partition, Bounds]:
         """Return the first and the next offset of each partition."""
-        with _Reader(self._bootstrap_servers, "sluicegate-bounds") as reader:
+        with _Reader(self._config, "sluicegate-bounds") as reader:
             return {each: reader.bounds(each, self._timeout_s) for each in partitions}
 
     def ends(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
@@ -151,8 +171,13 @@ class KafkaAdmin:
 
     def committed(self, group: str, partitions: Sequence[Partition]) -> Mapping[Partition, Committed | None]:
         """Return where the group stands in each partition, None where it never committed; joins nothing."""
-        with _Reader(self._bootstrap_servers, group) as reader:
+        with _Reader(self._config, group) as reader:
             return reader.committed(partitions, self._timeout_s)
+
+    def _on_error(self, error: KafkaError) -> None:
+        # A request that was never sent fails for no better reason than time: why is only told here.
+        if error.code() in _TURNED_AWAY:
+            self._turned_away = error.str()
 
     def _await_topics(self, names: Collection[str]) -> None:
         # A topic is made before every client's metadata knows it: who came at once would not find it.
@@ -183,14 +208,8 @@ class KafkaAdmin:
 class _Reader:
     """A consumer that never subscribes: only such a client may ask for bounds and commits."""
 
-    def __init__(self, bootstrap_servers: str, group: str) -> None:
-        self._consumer = Consumer(
-            {
-                **asking_config(bootstrap_servers, client_id=_CLIENT_ID),
-                "group.id": group,
-                "enable.auto.commit": False,
-            }
-        )
+    def __init__(self, config: ClientConfig, group: str) -> None:
+        self._consumer = Consumer({**config, "group.id": group, "enable.auto.commit": False})
 
     def __enter__(self) -> _Reader:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 # Values of several types, one of them a logger: the client checks them, no type can.
@@ -17,9 +18,15 @@ _SOCKET_TIMEOUT_MS = 10_000
 _RECONNECT_MAX_MS = 2_000
 
 
-def common_config(bootstrap_servers: str, *, client_id: str) -> ClientConfig:
-    """Return what every client shares: bounded requests, quick reconnection, no line per connection."""
+def common_config(
+    bootstrap_servers: str, *, client_id: str, security: Mapping[str, Any] | None = None
+) -> ClientConfig:
+    """Return what every client shares: bounded requests, quick reconnection, no line per connection.
+
+    `security` holds librdkafka's own `security.*`, `sasl.*` and `ssl.*` settings.
+    """
     return {
+        **(security or {}),
         "bootstrap.servers": bootstrap_servers,
         "client.id": client_id,
         "socket.timeout.ms": _SOCKET_TIMEOUT_MS,
@@ -29,20 +36,27 @@ def common_config(bootstrap_servers: str, *, client_id: str) -> ClientConfig:
     }
 
 
-def asking_config(bootstrap_servers: str, *, client_id: str) -> ClientConfig:
+def asking_config(
+    bootstrap_servers: str, *, client_id: str, security: Mapping[str, Any] | None = None
+) -> ClientConfig:
     """Return a client that only asks questions: what goes wrong is raised, so it logs nothing."""
-    return {**common_config(bootstrap_servers, client_id=client_id), "log_level": 2}
+    return {**common_config(bootstrap_servers, client_id=client_id, security=security), "log_level": 2}
 
 
 def producer_config(
-    bootstrap_servers: str, *, client_id: str, timeout_s: float, linger_ms: int = _LINGER_MS
+    bootstrap_servers: str,
+    *,
+    client_id: str,
+    timeout_s: float,
+    linger_ms: int = _LINGER_MS,
+    security: Mapping[str, Any] | None = None,
 ) -> ClientConfig:
     """Return a producer that stores each record once, on all in-sync replicas, or says within `timeout_s`.
 
     `murmur2_random` puts a key on the partition that Java's and aiokafka's producers choose.
     """
     return {
-        **common_config(bootstrap_servers, client_id=client_id),
+        **common_config(bootstrap_servers, client_id=client_id, security=security),
         "logger": _logger(),
         "enable.idempotence": True,
         "acks": "all",
@@ -63,6 +77,7 @@ def consumer_config(
     session_timeout_s: float,
     prefetch_records: int,
     prefetch_kbytes: int,
+    security: Mapping[str, Any] | None = None,
 ) -> ClientConfig:
     """Return a consumer that commits only what it is told to, and reads no aborted records.
 
@@ -70,7 +85,7 @@ def consumer_config(
     """
     session_ms = round(session_timeout_s * 1000)
     return {
-        **common_config(bootstrap_servers, client_id=client_id),
+        **common_config(bootstrap_servers, client_id=client_id, security=security),
         "logger": _logger(),
         "group.id": group,
         "enable.auto.commit": False,

@@ -58,12 +58,13 @@ class ConfluentPublisher:
         security: Mapping[str, str] | None = None,
     ) -> None:
         """`security` holds librdkafka's own `security.*`, `sasl.*` and `ssl.*` settings."""
-        self._config = {
-            **producer_config(
-                bootstrap_servers, client_id=client_id, timeout_s=timeout_s, linger_ms=linger_ms
-            ),
-            **(security or {}),
-        }
+        self._config = producer_config(
+            bootstrap_servers,
+            client_id=client_id,
+            timeout_s=timeout_s,
+            linger_ms=linger_ms,
+            security=security,
+        )
         self._timeout_s = timeout_s
         self._producer = Producer(self._config)
         self._retired: list[Producer] = []

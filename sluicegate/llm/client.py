@@ -21,6 +21,7 @@ from sluicegate.llm.classify import CALL_ERRORS, read_exception, read_response
 from sluicegate.llm.formats import wire_format
 from sluicegate.llm.outcomes import Failed, Outcome, Reason, Rejected
 from sluicegate.llm.spans import end_call, start_call
+from sluicegate.telemetry.pulse import TimedWork
 from sluicegate.telemetry.traces import NO_TRACES, Traces
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -59,7 +60,9 @@ class HttpLlmCaller:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         wall_clock_s: Callable[[], float] = time.time,
         traces: Traces = NO_TRACES,
+        watched: TimedWork | None = None,
     ) -> None:
+        """`traces` shows every call, `watched` knows of it while it lasts."""
         self._provider = format
         self._traces = traces
         self._wire = wire_format(format)
@@ -69,6 +72,7 @@ class HttpLlmCaller:
         self._timeout_s = timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._wall_clock_s = wall_clock_s
+        self._watched = watched if watched is not None else TimedWork("call")
         self._transport: AiohttpTransport | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,8 +113,9 @@ class HttpLlmCaller:
             **self._wire.headers(self._api_key()),
         }
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(request, body, headers)
+            with self._watched.within(self._timeout_s):
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._exchange(request, body, headers)
         except TimeoutError:
             return Failed(reason=Reason.TIMEOUT, counts=True, on_the_wire=True)
 

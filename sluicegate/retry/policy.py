@@ -19,6 +19,7 @@ _SPREAD_SHARE = 0.1
 _LEAST_SPREAD_S = 1.0
 _BEHIND_BASE_S = 1.0
 _BEHIND_CAP_S = 30.0
+_BEHIND_GAP_S = 0.01  # keeps a key's release order, and is shorter than any call: it never holds a key up
 _MOST_DOUBLINGS = 60  # 2^60 s is beyond every cap, and still a finite float
 
 
@@ -80,11 +81,13 @@ def spread_delay_s(wait_s: float, policy: RetryPolicy, random: Uniform) -> float
 def behind_delay_s(predecessor_wait_s: float, deferrals: int, policy: RetryPolicy, random: Uniform) -> float:
     """Draw the wait of an event behind another of its key, both counted from now.
 
-    At least the predecessor's own wait and at least min(30 s, 1 s x 2^deferrals), with a spread above.
+    At least min(30 s, 1 s x 2^deferrals), with a spread above, and never before the predecessor. That one's
+    wait gets no spread: it mostly waits behind another itself, and shares of shares grow exponentially along
+    a key's line. A gap instead lets the line of a thousand end ten seconds after its head.
     """
     floor_s = min(_BEHIND_CAP_S, _BEHIND_BASE_S * 2.0 ** min(max(deferrals, 0), _MOST_DOUBLINGS))
-    drawn_s = spread_delay_s(max(floor_s, predecessor_wait_s), policy, random)
-    return max(drawn_s, predecessor_wait_s)
+    after_s = max(predecessor_wait_s, min(predecessor_wait_s + _BEHIND_GAP_S, policy.horizon_s))
+    return max(spread_delay_s(floor_s, policy, random), after_s)
 
 
 def tier_for(delay_s: float, tiers_s: tuple[float, ...]) -> int:

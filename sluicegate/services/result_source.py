@@ -85,6 +85,7 @@ class ResultSource:
                 session_timeout_s=session_timeout_s,
                 prefetch_records=_PREFETCH_RECORDS,
                 prefetch_kbytes=_PREFETCH_KBYTES,
+                security=checked_security(security),
             ),
             # Only what is stored as handled is committed: in the background, at a rebalance, at the end.
             "enable.auto.commit": True,
@@ -92,7 +93,6 @@ class ResultSource:
             "auto.offset.reset": start_at.value,
             "max.poll.interval.ms": round(max(max_handling_s, session_timeout_s) * 1000),
             "on_commit": self._on_commit,
-            **checked_security(security),
         }
         self._consumer = configured(lambda: Consumer(config))
         self._consumer.subscribe(

@@ -3,13 +3,11 @@
 from sluicegate.settings.load import load_settings
 from sluicegate.settings.model import (
     HttpSettings,
-    KafkaSettings,
     LimiterSettings,
     LimitSettings,
     PriceSettings,
     ProviderFormat,
     ProviderSettings,
-    RedisSettings,
     ReplaySettings,
     RetrySettings,
     Settings,
@@ -18,6 +16,7 @@ from sluicegate.settings.model import (
     WorkerSettings,
 )
 from sluicegate.settings.routes import Route
+from sluicegate.settings.servers import KafkaSettings, RedisSettings, SaslMechanism, SecurityProtocol
 
 __all__ = [
     "HttpSettings",
@@ -31,6 +30,8 @@ __all__ = [
     "ReplaySettings",
     "RetrySettings",
     "Route",
+    "SaslMechanism",
+    "SecurityProtocol",
     "Settings",
     "StreamSettings",
     "TopicsSettings",

@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, get_args
-from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from sluicegate.errors import ConfigurationError
@@ -21,8 +19,10 @@ from sluicegate.limiter.api import Lane, Learn
 from sluicegate.limiter.profiles import Profile
 from sluicegate.settings.nearest import hint
 from sluicegate.settings.routes import Route, read_fallback
+from sluicegate.settings.section import OptionalFile, PositiveSeconds, Section
+from sluicegate.settings.servers import KafkaSettings, RedisSettings
+from sluicegate.settings.texts import checked_topic_name, split_url
 
-_TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _AGENT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 _LIMIT_KEYS = (
     "requests_per_minute",
@@ -36,7 +36,6 @@ _LIMIT_KEYS = (
 )
 _LANES = {"interactive": Lane.INTERACTIVE, "bulk": Lane.BULK}
 
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -49,49 +48,7 @@ class ProviderFormat(StrEnum):
     ANTHROPIC = "anthropic"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-class KafkaSettings(_Section):
-    """`[kafka]`: where the brokers are and under which name we work."""
-
-    bootstrap_servers: str = Field(
-        default="127.0.0.1:9092", description="brokers to start from, `host:port` with commas between"
-    )
-    group: str = Field(
-        default="sluicegate",
-        description="prefix of the consumer groups, of the internal topics and of the Redis keys",
-    )
-    session_timeout_s: PositiveSeconds = Field(
-        default=6.0, description="seconds without a heartbeat after which a member's partitions move on"
-    )
-    instance_id: str | None = Field(
-        default=None,
-        description="this worker's own lasting name in its group: back within session_timeout_s it gets its "
-        "partitions again and the others notice nothing; by default none",
-    )
-
-    @field_validator("bootstrap_servers")
-    @classmethod
-    def _addresses(cls, value: str) -> str:
-        addresses = [part.strip() for part in value.split(",")]
-        if not all(addresses) or any("/" in part or " " in part or "@" in part for part in addresses):
-            raise ValueError("must be host:port, several with commas between, without a scheme")
-        return ",".join(addresses)
-
-    @field_validator("group")
-    @classmethod
-    def _group(cls, value: str) -> str:
-        return _checked_topic_name(value)
-
-    @field_validator("instance_id")
-    @classmethod
-    def _instance_id(cls, value: str | None) -> str | None:
-        return value if value is None else _checked_topic_name(value)  # Kafka's rule for both is one
-
-
-class TopicsSettings(_Section):
+class TopicsSettings(Section):
     """`[topics]`: what new topics look like."""
 
     partitions: int = Field(
@@ -115,41 +72,15 @@ class TopicsSettings(_Section):
         return value
 
 
-class RedisSettings(_Section):
-    """`[redis]`: where the shared state is."""
-
-    url: str = Field(
-        default="redis://127.0.0.1:6379/0",
-        repr=False,
-        description="redis://, rediss:// (TLS) or unix:// address; may hold user and password",
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _redis_url(cls, value: str) -> str:
-        parts = _split_url(value)
-        if parts is None or parts.scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("must be an address like redis://host:6379/0")
-        if parts.scheme != "unix" and not parts.hostname:
-            raise ValueError("must name a host")
-        return value
-
-    @property
-    def public_url(self) -> str:
-        """The address without user, password and options: fit for logs and screens."""
-        parts = urlsplit(self.url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-class ProviderSettings(_Section):
+class ProviderSettings(Section):
     """`[providers.NAME]`: one account at one LLM provider."""
 
     format: ProviderFormat = Field(
         default=ProviderFormat.OPENAI, strict=False, description="wire format: openai or anthropic"
     )
     base_url: str = Field(description="http(s) address with the version part, without the endpoint")
-    api_key_file: Path | None = Field(
-        default=None, strict=False, description="file that holds the API key; read again when it changes"
+    api_key_file: OptionalFile = Field(
+        default=None, description="file that holds the API key; read again when it changes"
     )
     profile: Profile = Field(
         default=Profile.OPENAI,
@@ -168,20 +99,15 @@ class ProviderSettings(_Section):
     @field_validator("base_url")
     @classmethod
     def _base_url(cls, value: str) -> str:
-        parts = _split_url(value)
+        parts = split_url(value)
         if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("must be an http:// or https:// address")
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError("must hold neither a credential nor a query: keys come from api_key_file")
         return value.rstrip("/")
 
-    @field_validator("api_key_file", mode="before")
-    @classmethod
-    def _no_empty_path(cls, value: Any) -> Any:
-        return None if value == "" else value
 
-
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """`[limits.PROVIDER]` or `[limits."PROVIDER/MODEL"]`: what may be used; the most exact one counts."""
 
     requests_per_minute: Rate | None = Field(default=None, description="calls per minute")
@@ -227,7 +153,7 @@ class LimitSettings(_Section):
         return self
 
 
-class LimiterSettings(_Section):
+class LimiterSettings(Section):
     """`[limiter]`: how waiting calls share the quota."""
 
     bulk_share: float = Field(
@@ -235,7 +161,7 @@ class LimiterSettings(_Section):
     )
 
 
-class StreamSettings(_Section):
+class StreamSettings(Section):
     """`[streams.NAME]`: one kind of event, its handler and its limits."""
 
     agent: str = Field(description="the handler, as `package.module:function`")
@@ -292,10 +218,10 @@ class StreamSettings(_Section):
     @field_validator("topic", "results_topic")
     @classmethod
     def _topic(cls, value: str | None) -> str | None:
-        return value if value is None else _checked_topic_name(value)
+        return value if value is None else checked_topic_name(value)
 
 
-class RetrySettings(_Section):
+class RetrySettings(Section):
     """`[retry]`: how long an event waits before it is tried again, and where."""
 
     in_place_max_s: Seconds = Field(
@@ -323,7 +249,7 @@ class RetrySettings(_Section):
         return self
 
 
-class ReplaySettings(_Section):
+class ReplaySettings(Section):
     """`[replay]`: what operators may send back."""
 
     max_replays: int = Field(
@@ -331,21 +257,21 @@ class ReplaySettings(_Section):
     )
 
 
-class PriceSettings(_Section):
+class PriceSettings(Section):
     """`[prices."PROVIDER/MODEL"]`: what a model costs."""
 
     input_dollars_per_million: Dollars = Field(description="dollars per million input tokens")
     output_dollars_per_million: Dollars = Field(description="dollars per million output tokens")
 
 
-class HttpSettings(_Section):
+class HttpSettings(Section):
     """`[http]`: where health and metrics are served."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=9464, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """`[worker]`: how a worker stops."""
 
     drain_s: Seconds = Field(
@@ -353,19 +279,19 @@ class WorkerSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of one process, checked against each other."""
 
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicsSettings = TopicsSettings()
     redis: RedisSettings = RedisSettings()
     providers: dict[str, ProviderSettings]
-    limits: dict[str, LimitSettings] = {}
+    limits: dict[str, LimitSettings] = Field(default_factory=dict)
     limiter: LimiterSettings = LimiterSettings()
     streams: dict[str, StreamSettings]
     retry: RetrySettings = RetrySettings()
     replay: ReplaySettings = ReplaySettings()
-    prices: dict[str, PriceSettings] = {}
+    prices: dict[str, PriceSettings] = Field(default_factory=dict)
     http: HttpSettings = HttpSettings()
     worker: WorkerSettings = WorkerSettings()
 
@@ -418,19 +344,3 @@ def section_fields(section: str) -> Mapping[str, FieldInfo]:
     annotation = field.annotation if field else None
     model = (get_args(annotation) or (annotation,))[-1]
     return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
-
-
-def _checked_topic_name(value: str) -> str:
-    if not _TOPIC_NAME.fullmatch(value):
-        raise ValueError("must be 1 to 249 letters, digits, dots, underscores or dashes")
-    return value
-
-
-def _split_url(value: str) -> Any:
-    """Split an address; None when it is none. The parser's own error would quote it."""
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts

@@ -151,6 +151,10 @@ class Cancels(Protocol):
 # --- Take -----------------------------------------------------------------------------------------
 
 
+# Every verdict but Stale carries a `gen`, to be passed to Park, Claim and Finish as it is: it names the row's
+# life and the server that Take answered from.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Run the handler. `dead_predecessor`: the origin offset of the key's latest dead letter before it.
@@ -205,7 +209,7 @@ class ParkVerdict(StrEnum):
 
     SWITCHED = "switched"  # ack
     REFUSED = "refused"  # the event ended or another copy counts: ack
-    TAKE_AGAIN = "take-again"  # another row: take the record again, no ack
+    TAKE_AGAIN = "take-again"  # another row, or another server than Take's: take the record again, no ack
 
 
 class Copies(Protocol):

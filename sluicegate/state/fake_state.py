@@ -8,6 +8,7 @@ protocol fail.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from sluicegate.errors import StateUnavailableError
@@ -95,6 +96,7 @@ class _Conversation:
 
 
 _Key = tuple[str, str]
+_STORED = ("_rows", "_gates", "_dead_letters", "_steps", "_conversations")
 
 
 class FakeState:
@@ -120,6 +122,16 @@ class FakeState:
         self._dead_letters: dict[tuple[_Key, str, int], _DeadLetter] = {}
         self._steps: dict[tuple[_Key, str], _StepsOfEvent] = {}
         self._conversations: dict[_Key, _Conversation] = {}
+
+    def saved(self) -> object:
+        """Return a copy of all that is there, for `set_back`."""
+        return deepcopy(tuple(getattr(self, name) for name in _STORED))
+
+    def set_back(self, saved: object) -> None:
+        """Lose whatever was written since `saved`, as a failover or a crash without its last second does."""
+        assert isinstance(saved, tuple)
+        for name, content in zip(_STORED, deepcopy(saved), strict=True):
+            setattr(self, name, content)
 
     def row_of(self, ref: EventRef) -> Row | None:
         """Return the event's row for a test to look at or to change; None when there is none."""
@@ -153,7 +165,8 @@ class FakeState:
             row.live, row.run = copy.id, self.run_id
             if not copy.is_input:
                 row.due_at_ms = max(row.due_at_ms, self._now_ms())
-        row.gen = gen = row.gen or self._new_gen()
+        row.gen = row.gen or self._new_gen()
+        gen = f"{row.gen}@{self.run_id}"
         row.expires_at_ms = max(row.expires_at_ms, self._open_until(row))
         if not copy.is_input:
             self._confirm_open(ref, row)
@@ -176,7 +189,7 @@ class FakeState:
         """Make the new, already confirmed copy the one that counts, and open the origin in the gate."""
         self._check()
         row = self.row_of(ref)
-        if row is None or row.gen is None or not self._same_life(row, gen):
+        if row is None or row.gen is None or not self._same_life(row, gen) or not self._same_server(gen):
             return ParkVerdict.TAKE_AGAIN
         if self._is_over(row) or not self._may_switch(row, copy, new):
             return ParkVerdict.REFUSED
@@ -199,7 +212,7 @@ class FakeState:
             return EndVerdict.TAKE_AGAIN
         if row.phase is Phase.DONE:
             return EndVerdict.ALREADY_DONE
-        row.gen = row.gen or gen
+        row.gen = row.gen or _life(gen)
         if row.phase is Phase.CLAIMED and not (replaces is not None and row.kind is replaces):
             return Claimed(end=self._stored_end(row, end))
         row.phase, row.kind = Phase.CLAIMED, end.kind
@@ -215,7 +228,7 @@ class FakeState:
             return EndVerdict.TAKE_AGAIN
         if row.phase is Phase.DONE:
             return EndVerdict.ALREADY_DONE
-        row.gen = row.gen or gen
+        row.gen = row.gen or _life(gen)
         row.kind = kind = end.kind
         row.phase, row.end, row.is_cancelled = Phase.DONE, None, False
         self._gate(ref).pop(ref.origin.offset, None)
@@ -354,7 +367,11 @@ class FakeState:
 
     def _same_life(self, row: Row, gen: str) -> bool:
         """A row made anew (after a flush, by a replay) is not the one that was taken."""
-        return row.gen == gen
+        return row.gen == _life(gen)
+
+    def _same_server(self, gen: str) -> bool:
+        """What was taken from an earlier server may have gone on since, and this one lost it."""
+        return gen.rpartition("@")[2] == self.run_id
 
     def _store_end(self, row: Row, end: End) -> None:
         """A claim keeps the end itself."""
@@ -447,6 +464,11 @@ class FakeState:
             sum(len(entry.text.encode()) for _, entry in kept.entries) > self._keeping.history_bytes
         ):
             del kept.entries[0]
+
+
+def _life(gen: str) -> str:
+    """The row's own gen, without the server that Take found it on."""
+    return gen.partition("@")[0]
 
 
 def _key(ref: EventRef) -> _Key:

@@ -26,10 +26,15 @@ class Keys:
     history: str
 
 
+def prefix_of(group: str, stream: str, key: str) -> str:
+    """Return what the names of all keys of one stream and key begin with; no part of it is a pattern."""
+    key_hash = blake2b(key.encode(errors="surrogatepass"), digest_size=_KEY_HASH_BYTES).hexdigest()
+    return f"{group}:{{{stream}/{key_hash}}}"
+
+
 def keys_of(group: str, ref: EventRef) -> Keys:
     """Return the key names of an event."""
-    key_hash = blake2b(ref.key.encode(errors="surrogatepass"), digest_size=_KEY_HASH_BYTES).hexdigest()
-    tagged = f"{group}:{{{ref.stream}/{key_hash}}}"
+    tagged = prefix_of(group, ref.stream, ref.key)
     place = f"{ref.origin.topic}/{ref.origin.partition}"
     return Keys(
         row=f"{tagged}:row:{ref.origin}",

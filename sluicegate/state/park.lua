@@ -1,6 +1,6 @@
 -- Park: make the new, already confirmed copy the one that counts, and open its origin in the gate.
 -- KEYS: 1 row HASH, 2 gate ZSET (member = score = offset), 3 gate entries HASH (offset -> "<due_at_ms> <run_id>")
--- ARGV: 1 run_id of the server, 2 the copy in our hands, 3 the new copy, 4 gen, 5 due_at_ms, 6 origin offset,
+-- ARGV: 1 run_id of the server, 2 the copy in our hands, 3 the new copy, 4 "<gen>@<run_id>" as Take gave it, 5 due_at_ms, 6 origin offset,
 --       7 '1' when ordered, 8 open keeping ms, 9 horizon ms
 -- Reply: 'switched' | 'refused' | 'take-again'
 local row, gate, entries = KEYS[1], KEYS[2], KEYS[3]
@@ -15,7 +15,9 @@ end
 
 local found = redis.call('HMGET', row, 'v', 'live', 'gen', 'state', 'due_at_ms')
 if found[1] and found[1] ~= '1' then return redis.error_reply('LAYOUT the row has an unknown version') end
-if found[3] ~= ARGV[4] then return 'take-again' end
+-- Taken from an earlier server: this one may have lost what became of the event since. Then another copy is
+-- the one to wait for, and ours may be gone: a switch would lose the event, or leave its gate open for good.
+if not found[3] or ARGV[4] ~= found[3] .. '@' .. run then return 'take-again' end
 if found[4] == 'done' then return 'refused' end
 if found[2] ~= ARGV[2] and found[2] ~= new then return 'refused' end
 

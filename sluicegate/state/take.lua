@@ -3,7 +3,7 @@
 --       4 dead letter STRING (see finish)
 -- ARGV: 1 run_id of the server, 2 copy id, 3 the id it replaces ('' = none), 4 a fresh gen, 5 origin offset,
 --       6 '1' when ordered, 7 open keeping ms, 8 horizon ms, 9 heal after ms, 10 '1' when a replay sent this copy
--- Reply: {verdict, gen, switch was lost 0|1, gates healed, ...} with verdict
+-- Reply: {verdict, "<gen>@<run_id>", switch was lost 0|1, gates healed, ...} with verdict
 --        'stale' | 'run' (..., offset of the key's latest dead letter before it or -1) | 'cancelled' | 'finish' (..., stored end) | 'behind' (..., offset, due_at_ms)
 local row, gate, entries = KEYS[1], KEYS[2], KEYS[3]
 local run, mine, replaces, offset = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
@@ -61,8 +61,9 @@ if is_copy and is_gated then
   end
 end
 
-if state == 'claimed' then return {'finish', gen, lost, 0, redis.call('HGET', row, 'end')} end
-if is_cancelled then return {'cancelled', gen, lost, 0} end
+local hold = gen .. '@' .. run
+if state == 'claimed' then return {'finish', hold, lost, 0, redis.call('HGET', row, 'end')} end
+if is_cancelled then return {'cancelled', hold, lost, 0} end
 
 local healed = 0
 while is_gated do
@@ -74,7 +75,7 @@ while is_gated do
   local is_forgotten = lower_due + open_ms < now
   local is_orphan = lower_run ~= run and lower_due + heal_ms < now
   if not (is_forgotten or is_orphan) then
-    return {'behind', gen, lost, healed, tonumber(lower), lower_due}
+    return {'behind', hold, lost, healed, tonumber(lower), lower_due}
   end
   redis.call('ZREM', gate, lower)
   redis.call('HDEL', entries, lower)
@@ -82,4 +83,4 @@ while is_gated do
 end
 local dead = is_gated and tonumber(redis.call('GET', KEYS[4]) or '-1') or -1
 if dead >= tonumber(offset) then dead = -1 end
-return {'run', gen, lost, healed, dead}
+return {'run', hold, lost, healed, dead}

@@ -1,7 +1,7 @@
 """The health port: is the process alive, is it ready, and its metrics.
 
-`HealthServer` lives in an event loop: a stuck loop answers nothing, which is the truth. `HealthThread` is
-for a process without one, a poll loop that blocks: it answers from a thread of its own.
+`HealthServer` lives in an event loop. `HealthThread` gives it one in a thread of its own, so that a loop
+that is stuck, or a poll that blocks, is named in an answer instead of making none.
 """
 
 from __future__ import annotations

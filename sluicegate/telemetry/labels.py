@@ -53,6 +53,14 @@ class Repair(StrEnum):
     MAP_GARBAGE = f"done-map-{Refusal.GARBAGE.value}"
 
 
+class Bound(StrEnum):
+    """What keeps a tier's next record in Kafka although it may be due."""
+
+    MEMORY = "memory"
+    WINDOW = "window"
+    DONE_MAP = "done-map"
+
+
 def refused_map(refusal: Refusal) -> Repair:
     """Return what a done-map that was not believed counts as."""
     return Repair(f"done-map-{refusal.value}")
@@ -85,6 +93,7 @@ REPAIR = _closed("kind", *Repair)
 DEAD_BY = _closed("reason", *BadEventReason, *EndReason, *LetterReason, *Reason, BAD_HEADERS_REASON)
 OUTCOME = _closed("outcome", "completed", *Reason)
 DIRECTION = _closed("direction", *Direction)
+HELD_BACK_BY = _closed("bound", *Bound)
 LANE = _closed("lane", *(lane.name.lower() for lane in Lane))
 CIRCUIT = _closed("reason", "outage", Reason.MONEY, Reason.CREDENTIALS, Reason.NOT_FOUND)
 PER_MINUTE = _closed(

@@ -204,7 +204,7 @@ def _name_exceptions(_: Any, __: str, line: EventDict) -> EventDict:
             line[key] = _text_of(value)
     error = _exception_of(line.pop("exc_info", None))
     if error is not None:
-        line["exception"] = "\n".join(_story_of(error))
+        line["exception"] = story_of(error)
     return line
 
 
@@ -218,6 +218,11 @@ def _exception_of(given: object) -> BaseException | None:
             return None
         case _:
             return sys.exc_info()[1]
+
+
+def story_of(error: BaseException) -> str:
+    """Tell an exception and what it came from, for stderr: places in the code, and no values of others."""
+    return "\n".join(_story_of(error))
 
 
 def _story_of(error: BaseException) -> Iterator[str]:

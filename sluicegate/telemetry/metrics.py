@@ -151,10 +151,11 @@ class Metrics:
         self.stream_paused = make.gauge("stream_paused", "1 while an operator's pause holds", by.STREAM)
         self.assigned = make.gauge("assigned_partitions", "Partitions of this worker", by.STREAM, by.SOURCE)
         self.fetch_age_seconds = make.gauge(
-            "fetch_age_seconds", "Since the last fetch was answered or was not wanted; 60 fail liveness"
+            "fetch_age_seconds", "Since records were last asked for, or were not wanted; 20 fail liveness"
         )
         self.heartbeat_age_seconds = make.gauge(
-            "heartbeat_age_seconds", "Since the group last answered a heartbeat; 120 fail liveness"
+            "heartbeat_age_seconds",
+            "Since the group last answered a heartbeat; 0 outside of it, and in a rebalance",
         )
         self.loop_late_seconds = make.gauge(
             "event_loop_late_seconds", "How late the event loop's last tick was; a busy CPU or blocking code"
@@ -180,6 +181,14 @@ class Metrics:
         self.waiting_in_tier = make.gauge(
             "relay_waiting", "Records in the relay's memory", by.STREAM, by.TIER
         )
+        self.relay_bytes = make.gauge(
+            "relay_waiting_bytes", "What the relay's memory holds of its 320 MiB", by.STREAM, by.TIER
+        )
+        self.relay_held_back = make.gauge(
+            "relay_held_back_partitions",
+            "Partitions with records in Kafka that may be due, by what keeps the relay from reading them",
+            *(by.STREAM, by.TIER, by.HELD_BACK_BY),
+        )
         self.relay_parked = make.gauge(
             "relay_parked", "Records of the tier that are not handed on, read or not", by.STREAM, by.TIER
         )
@@ -195,7 +204,7 @@ class Metrics:
         )
         self.window_fill = make.gauge(
             "relay_window_fill_ratio",
-            "How full the fullest partition's window is; at 1 records beyond it are read late",
+            "How full the fullest partition's window is; at 1 the next ones wait in Kafka, and may be late",
             *(by.STREAM, by.TIER),
         )
         self.relay_watermark_lag = make.gauge(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import faust
@@ -12,6 +12,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import ConsumerT, ProducerT
 
 from streams.runtime.consumer import Gate, TrackedMessage, TrackingConsumer
+from streams.runtime.liveness import Vitals
 from streams.runtime.producer import IdempotentProducer
 
 _DAY_S = 86400.0
@@ -24,7 +25,8 @@ _MAX_FETCH_BYTES = 1 << 20
 class AppPlan:
     """What an app needs to know of the configuration. `max_request_bytes` bounds one produced record.
 
-    `instance_id` makes the worker a static member of its group; None is an ordinary one.
+    `instance_id` makes the worker a static member of its group; None is an ordinary one. `security` holds
+    aiokafka's own arguments; they pass Faust by, whose credentials know no TLS without a context of theirs.
     """
 
     bootstrap_servers: str
@@ -36,6 +38,7 @@ class AppPlan:
     publish_timeout_s: float
     max_request_bytes: int
     instance_id: str | None = None
+    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class TrackingTransport(driver.Transport):
@@ -51,6 +54,8 @@ class StreamApp(faust.App):
     gate: Gate
     publish_timeout_s: float
     instance_id: str | None
+    vitals: Vitals
+    security: Mapping[str, Any]
 
     def _new_transport(self) -> Any:
         return TrackingTransport(self.conf.broker_consumer, self)
@@ -77,8 +82,8 @@ class StreamApp(faust.App):
             self.log.warning("the producer did not flush in time; unconfirmed records are not acknowledged")
 
 
-def build_app(plan: AppPlan, gate: Gate) -> StreamApp:
-    """Return the app of one stream, not started."""
+def build_app(plan: AppPlan, gate: Gate, vitals: Vitals) -> StreamApp:
+    """Return the app of one stream, not started; while it runs it shows in `vitals` that it moves."""
     servers = [server.strip() for server in plan.bootstrap_servers.split(",")]
     app = StreamApp(
         plan.group,
@@ -107,6 +112,8 @@ def build_app(plan: AppPlan, gate: Gate) -> StreamApp:
     app.gate = gate
     app.publish_timeout_s = plan.publish_timeout_s
     app.instance_id = plan.instance_id
+    app.vitals = vitals
+    app.security = plan.security
     return app
 
 

@@ -36,12 +36,15 @@ class Assignment:
     closed: bool = False
     #: Delivered to Faust's streams and not taken by an agent yet: the dispatcher does not count them so far.
     in_transit: Counter[TP] = field(default_factory=Counter)
+    #: How many records agents took.
+    taken: int = 0
     #: Set whenever an agent took a record.
     agent_took: asyncio.Event = field(default_factory=asyncio.Event)
 
     def took(self, tp: TP) -> None:
         """Note that an agent took a record."""
         self.in_transit[tp] -= 1
+        self.taken += 1
         self.agent_took.set()
 
     @classmethod

@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from time import monotonic
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
@@ -16,6 +15,7 @@ from faust.types import TP, ConsumerMessage
 from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Assignment
 from streams.runtime.consumer_thread import FATAL_ERRORS, Batch, TrackingConsumerThread
+from streams.runtime.liveness import Vitals
 
 _FETCH_WAIT_S = 0.25
 _RETRY_S = 1.0
@@ -58,9 +58,9 @@ class TrackingConsumer(driver.Consumer):
         app: Any = self.app  # a StreamApp; naming it would be a circular import
         self.gate: Gate = app.gate
         self.publish_timeout_s: float = app.publish_timeout_s
-        #: Monotonic time of the last answered fetch.
-        self.fetched_at = monotonic()
+        self.vitals: Vitals = app.vitals
         self._current: Assignment | None = None
+        self._taken_seen = 0
         self._revokes = 0
         self._commit_lock = asyncio.Lock()
         self._restore_lock = asyncio.Lock()
@@ -74,9 +74,9 @@ class TrackingConsumer(driver.Consumer):
         return self._current
 
     @property
-    def heartbeat_at(self) -> float:
-        """Monotonic time of the last heartbeat that the broker answered."""
-        return self._thread.heartbeat_at
+    def has_partitions(self) -> bool:
+        """Whether any partition is owned now."""
+        return self._current is not None and bool(self._current.trackers)
 
     async def ends(self) -> Mapping[TP, int]:
         """Return the next offset of each partition that is owned; raises KafkaError when nobody answers."""
@@ -96,6 +96,9 @@ class TrackingConsumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 if not self.flow_active:
+                    # The rebalance has to end first, and is watched itself.
+                    self.vitals.delivery.rest()
+                    self.vitals.agents.rest()
                     await self.wait_first(self.can_resume_flow.wait())
                     continue
                 await self._fetch_once()
@@ -107,15 +110,17 @@ class TrackingConsumer(driver.Consumer):
                 raise
 
     async def _fetch_once(self) -> None:
+        # Every turn is a sign of life, one that takes nothing because nothing may be taken, too.
+        self.vitals.delivery.beat()
         assignment = self._current
         if assignment is None:
             # Faust gives up its wait for the commits of an assignment after a while and resumes the flow.
             await self.perform_seek()
             await self.sleep(_FETCH_WAIT_S)
             return
+        self._look_at_agents(assignment)
         allowance = self._allowance(assignment)
         if not allowance:
-            self.fetched_at = monotonic()  # an intentional pause is not a stuck fetcher
             await self._wait_for_room(assignment)
             return
         try:
@@ -129,8 +134,15 @@ class TrackingConsumer(driver.Consumer):
             self.log.warning("fetch failed, trying again: %s", type(error).__name__)
             await self.sleep(_RETRY_S)
             return
-        self.fetched_at = monotonic()
         await self._deliver(assignment, batch)
+
+    def _look_at_agents(self, assignment: Assignment) -> None:
+        """Expect of the agents that they take something while anything is handed to them."""
+        if not assignment.in_transit.total():
+            self.vitals.agents.rest()
+        elif assignment.taken != self._taken_seen or self.vitals.agents.is_resting:
+            self.vitals.agents.beat()
+        self._taken_seen = assignment.taken
 
     def _allowance(self, assignment: Assignment) -> Allowance:
         waiting = assignment.in_transit
@@ -249,6 +261,8 @@ class TrackingConsumer(driver.Consumer):
         """Let publishes under way end, commit, and forget the rest: nothing is carried over."""
         self._revokes += 1
         self.stop_flow()
+        self.vitals.delivery.rest()
+        self.vitals.agents.rest()
         self.app.flow_control.suspend()
         if self._current is not None:
             self._current.closed = True
@@ -260,8 +274,8 @@ class TrackingConsumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Count joining as a sign of life, then let Faust resume the flow."""
-        self._thread.heartbeat_at = self.fetched_at = monotonic()
+        """Let Faust resume the flow, and expect that it does."""
+        self.vitals.delivery.beat()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def wait_empty(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import Any, Protocol, cast
 
 import aiokafka
@@ -20,10 +19,13 @@ from sluicegate.delivery.offsets import Commit
 from sluicegate.errors import BrokerError
 from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Committed
+from streams.runtime.liveness import Vitals, ticking
+from streams.runtime.watching import Patience, watch_coordinator, watch_fetcher
 
 _FETCH_MAX_WAIT_MS = 500
 _COMMIT_TIMEOUT_S = 10.0
 _REJOIN_BACKOFF_S = 1.0
+_LETTING_GO_S = 10.0
 # librdkafka's readers take commit metadata for a C string and run past the end of one that is not
 # terminated; its own commits end with this, so ours do too.
 _END = "\0"
@@ -50,10 +52,21 @@ class Batch:
     positions: Mapping[TP, int]
 
 
-class StaticMember(Protocol):
-    """What the thread asks of its app; None is an ordinary member."""
+class OwnApp(Protocol):
+    """What the thread asks of its app: its name as a static member, and aiokafka's security arguments.
+
+    An `instance_id` of None is an ordinary member.
+    """
 
     instance_id: str | None
+    security: Mapping[str, Any]
+
+
+class Watched(Protocol):
+    """What the thread asks of its app: where to show that it moves, and what a revoke waits for."""
+
+    vitals: Vitals
+    publish_timeout_s: float
 
 
 class FatalListener(Protocol):
@@ -66,9 +79,8 @@ class FatalListener(Protocol):
 class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka with the Range assignor, read_committed, and an eye on its coordinator."""
 
-    #: When the broker last answered a heartbeat, or was last looked for in vain; monotonic seconds.
-    heartbeat_at = 0.0
     _turn = 0
+    _tick: asyncio.Task[None] | None = None
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -91,15 +103,16 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
             metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
-            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+            **cast(OwnApp, self.app).security,
         )
 
     @property
     def _instance_id(self) -> str | None:
-        return cast(StaticMember, self.app).instance_id
+        return cast(OwnApp, self.app).instance_id
 
     async def on_start(self) -> None:
-        """Start the consumer and watch its coordinator."""
+        """Start the consumer and watch its coordinator and its fetcher."""
+        self._tick = asyncio.create_task(ticking(self._vitals.thread))
         while not self.should_stop:
             try:
                 await super().on_start()
@@ -111,30 +124,38 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
                 await self.sleep(_REJOIN_BACKOFF_S)
         if self.should_stop:
             return
-        coordinator = self._ensure_consumer()._coordinator
-        coordinator._do_heartbeat = self._watched(coordinator._do_heartbeat)
-        coordinator._client.coordinator_lookup = self._seeking(coordinator._client.coordinator_lookup)
+        consumer = self._ensure_consumer()
+        coordinator = consumer._coordinator
+        watch_coordinator(coordinator, self._vitals, self._patience)
+        watch_fetcher(consumer._fetcher, self._vitals, self._patience)
         coordinator._push_error_to_user = self._on_coordinator_error
         if self._instance_id is not None:
             coordinator.reset_generation = self._fenced(coordinator, coordinator.reset_generation)
-        coordinator._coordination_task.add_done_callback(self._on_coordination_ended)
+        coordinator._coordination_task.add_done_callback(self._on_routine_ended)
+        consumer._fetcher._fetch_task.add_done_callback(self._on_routine_ended)
 
-    def _seeking(self, lookup: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def look(*args: Any) -> Any:
-            self.heartbeat_at = monotonic()  # a broker that is away is no reason to restart the worker
-            return await lookup(*args)
+    async def on_thread_stop(self) -> None:
+        """Leave the group."""
+        try:
+            await super().on_thread_stop()
+        finally:
+            if self._tick is not None:
+                self._tick.cancel()
+            self._vitals.leave()
 
-        return look
+    @property
+    def _vitals(self) -> Vitals:
+        return cast(Watched, self.app).vitals
 
-    def _watched(self, heartbeat: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
-        async def beat() -> bool:
-            started_at = monotonic()
-            alive = await heartbeat()
-            if alive:
-                self.heartbeat_at = started_at
-            return alive
-
-        return beat
+    @property
+    def _patience(self) -> Patience:
+        conf = self.app.conf
+        return Patience(
+            session_timeout_s=conf.broker_session_timeout,
+            request_timeout_s=conf.broker_request_timeout,
+            # Publishes under way and the last commit have the timeout each; the rest is Faust's.
+            revoke_s=2 * cast(Watched, self.app).publish_timeout_s + _LETTING_GO_S,
+        )
 
     def _fenced(self, coordinator: Any, reset: Callable[[], None]) -> Callable[[], None]:
         """Stop a static member that lost its place, instead of letting it join again.
@@ -167,10 +188,11 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             await self._ensure_consumer()._coordinator._closing
             return
         self.log.warning("group coordination failed, trying again: %s", type(error).__name__)
+        self._vitals.rebalance.beat()
         await asyncio.sleep(_REJOIN_BACKOFF_S)
         self._ensure_consumer()._coordinator.request_rejoin()
 
-    def _on_coordination_ended(self, task: asyncio.Task[None]) -> None:
+    def _on_routine_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stop_worker(error)
 

@@ -1,7 +1,8 @@
 """Whether a worker is stuck, judged by what must move even when there is nothing to do.
 
 Waiting for a permit, a gate, a lane or a block is never unhealthy; neither is a broker or a Redis that is
-away: restarting the worker would cure none of them.
+away: restarting the worker would cure none of them. Both probes are answered from another thread than the
+event loop, so that they also answer when it is the loop that is stuck.
 """
 
 from __future__ import annotations
@@ -9,13 +10,63 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
-from streams.runtime.consumer import TrackingConsumer
+from sluicegate.telemetry.pulse import Pulse, TimedWork, Vital
 
 _TICK_S = 1.0
-_LOOP_STUCK_S = 15.0
-_FETCH_STUCK_S = 60.0
-_HEARTBEATS_LOST_S = 120.0
+
+
+class Vitals:
+    """Everything of a worker that must move, each with its own idea of how soon."""
+
+    def __init__(self, *, now_s: Callable[[], float] = monotonic) -> None:
+        """`now_s` is a clock that never goes back."""
+        self.loop = Pulse("event loop", now_s=now_s)
+        #: The event loop of the consumer's thread.
+        self.thread = Pulse("consumer thread", now_s=now_s)
+        self.heartbeat = Pulse("heartbeats", now_s=now_s)
+        #: Heartbeats that the group answered; only shown, never judged: a broker may be away for long.
+        self.answered = Pulse("answered heartbeats", now_s=now_s)
+        #: From the revoke of an assignment to the first heartbeat of the next.
+        self.rebalance = Pulse("group coordinator", now_s=now_s)
+        #: aiokafka's routine that asks brokers for records.
+        self.fetcher = Pulse("fetcher", now_s=now_s)
+        self.fetches = TimedWork("fetch", now_s=now_s)
+        #: Our own loop that takes them and hands them to the agents.
+        self.delivery = Pulse("delivery", now_s=now_s)
+        self.agents = Pulse("agent", now_s=now_s)
+        self.publishes = TimedWork("publish", now_s=now_s)
+        self.calls = TimedWork("call", now_s=now_s)
+
+    @property
+    def of_consumer(self) -> tuple[Pulse, ...]:
+        """What beats only while the worker is, or wants to be, in its group."""
+        return (self.thread, self.heartbeat, self.rebalance, self.fetcher, self.delivery, self.agents)
+
+    def leave(self) -> None:
+        """Expect nothing of the consumer until it joins again."""
+        for pulse in (*self.of_consumer, self.answered):
+            pulse.rest()
+
+    async def tick(self) -> None:
+        """Run for ever beside the worker: shows that the event loop turns."""
+        await ticking(self.loop)
+
+
+async def ticking(pulse: Pulse) -> None:
+    """Run for ever: show that the event loop that runs this turns."""
+    while True:
+        pulse.beat()
+        await asyncio.sleep(_TICK_S)
+
+
+class Member(Protocol):
+    """What readiness asks of the consumer."""
+
+    @property
+    def has_partitions(self) -> bool:
+        """Whether any partition is owned now."""
 
 
 class Liveness:
@@ -23,35 +74,25 @@ class Liveness:
 
     def __init__(
         self,
+        vitals: Vitals,
         *,
-        consumer: Callable[[], TrackingConsumer | None],
+        consumer: Callable[[], Member | None],
         redis_is_up: Callable[[], bool],
         is_draining: Callable[[], bool],
     ) -> None:
+        self._vitals = vitals
         self._consumer = consumer
         self._redis_is_up = redis_is_up
         self._is_draining = is_draining
-        self._ticked_at = monotonic()
-
-    async def tick(self) -> None:
-        """Run for ever beside the worker: shows that the event loop turns."""
-        while True:
-            self._ticked_at = monotonic()
-            await asyncio.sleep(_TICK_S)
 
     def dead(self) -> list[str]:
         """Name what is stuck; empty means alive."""
-        now = monotonic()
-        reasons = []
-        if now - self._ticked_at > _LOOP_STUCK_S:
-            reasons.append("event loop stuck")
-        consumer = self._consumer()
-        if consumer is not None and consumer.current_assignment is not None:
-            if now - consumer.fetched_at > _FETCH_STUCK_S:
-                reasons.append("fetching stuck")
-            if now - consumer.heartbeat_at > _HEARTBEATS_LOST_S:
-                reasons.append("no heartbeat answered")
-        return reasons
+        vitals = self._vitals
+        judged: list[Vital] = [vitals.loop, vitals.publishes, vitals.calls]
+        if not self._is_draining():
+            # A drain has hard bounds of its own, and waits for calls when the group is left already.
+            judged += [*vitals.of_consumer, vitals.fetches]
+        return [complaint for vital in judged if (complaint := vital.complaint()) is not None]
 
     def not_ready(self) -> list[str]:
         """Name what keeps the worker from taking events; empty means ready."""
@@ -59,8 +100,7 @@ class Liveness:
         if self._is_draining():
             reasons.append("draining")
         consumer = self._consumer()
-        current = consumer.current_assignment if consumer is not None else None
-        if current is None or not current.trackers:
+        if consumer is None or not consumer.has_partitions:
             reasons.append("no partitions assigned")
         if not self._redis_is_up():
             reasons.append("redis away")

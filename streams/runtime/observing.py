@@ -15,6 +15,7 @@ from sluicegate.telemetry.labels import TakenFrom, refused_map
 from sluicegate.telemetry.metrics import Metrics
 from streams.runtime.assignment import Assignment
 from streams.runtime.consumer import TrackingConsumer
+from streams.runtime.liveness import Vitals
 
 _LOOK_EVERY_S = 2.0
 _ASK_EVERY_S = 15.0
@@ -35,6 +36,7 @@ class WorkerObserver:
         metrics: Metrics,
         dispatcher: KeyedDispatcher[Delivered],
         consumer: Callable[[], TrackingConsumer | None],
+        vitals: Vitals,
         wall_s: Callable[[], float] = time,
     ) -> None:
         self._stream = stream
@@ -46,8 +48,8 @@ class WorkerObserver:
         self._seen: Assignment | None = None
         self._ends: Mapping[TP, int] = {}
         self._asked_at = float("-inf")
-        metrics.fetch_age_seconds.set_function(lambda: self._age(lambda one: one.fetched_at))
-        metrics.heartbeat_age_seconds.set_function(lambda: self._age(lambda one: one.heartbeat_at))
+        metrics.fetch_age_seconds.set_function(lambda: vitals.delivery.silence_s)
+        metrics.heartbeat_age_seconds.set_function(lambda: vitals.answered.silence_s)
 
     async def run(self) -> None:
         """Look for ever."""
@@ -103,8 +105,3 @@ class WorkerObserver:
         metrics.metadata_bytes.labels(*labels).set(
             max((one.metadata_bytes for one in trackers.values()), default=0)
         )
-
-    def _age(self, moment: Callable[[TrackingConsumer], float]) -> float:
-        consumer = self._consumer()
-        owns = consumer is not None and consumer.current_assignment is not None
-        return monotonic() - moment(consumer) if owns and consumer is not None else 0.0

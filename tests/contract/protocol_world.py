@@ -2,8 +2,8 @@
 
 Every step between two effects (script, publish, ack) is a place where anything else may happen: another
 worker takes over and the old one goes on as a zombie, the worker or the relay dies, an answer of Redis is
-lost, Redis is flushed, an operator replays a dead letter or a parked event. What must hold at the end is
-in `verify`.
+lost, Redis is flushed or set back to what it was some steps before, an operator replays a dead letter or a
+parked event, or cancels one. What must hold at the end is in `verify`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import dataclass, field
+from typing import Any
 
 from sluicegate.state.api import (
     Behind,
@@ -29,6 +29,8 @@ from sluicegate.state.api import (
     Run,
     Stale,
 )
+from tests.contract.protocol_operator import Operator
+from tests.contract.protocol_topics import Delivered, Place, Topics
 from tests.contract.state_stands import Stand, event
 
 _MOST_STEPS = 400
@@ -36,8 +38,8 @@ _MOST_DRAIN_STEPS = 600
 _WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 _CHANGE_OF_TEMPER = 0.02
 _FROM_THE_EDGE = 0.9
-_FAULTS = {"crash", "takeover", "relay_crash", "flush", "replay", "replay_again"}
-_RARE = {*_FAULTS, "zombie"}
+_FAULTS = {"crash", "takeover", "relay_crash", "flush", "set_back", "replay", "replay_again", "cancel"}
+_RARE = {*_FAULTS, "zombie", "save", "minute"}
 _WEIGHT_OF_THE_RARE = 0.1  # faults are few, so not all at the beginning; zombies sleep long
 
 
@@ -49,7 +51,8 @@ class ViolationError(AssertionError):
 class Faults:
     """How much may go wrong in one run. `large` events have results that their topic never takes.
 
-    A replay may be sent a second time by the command that follows one that was killed.
+    A replay may be sent a second time by the command that follows one that was killed. Before each
+    `set_backs` there is a moment whose state was saved.
     """
 
     events: int = 2
@@ -59,7 +62,9 @@ class Faults:
     relay_crashes: int = 1
     lost_answers: int = 1
     flushes: int = 0
+    set_backs: int = 0
     replays: int = 0
+    cancels: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,25 +75,6 @@ class Conduct:
     replaces_refused_claims: bool = True
     lower_origins_overtake: bool = True
     only_the_replays_copy_reopens: bool = True
-
-
-class Place(Enum):
-    """Where a record of the input or of `due` is, as its consumer group sees it."""
-
-    WAITING = auto()
-    IN_LANE = auto()
-    RUNNING = auto()
-    ACKED = auto()
-    COMMITTED = auto()
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Delivered:
-    """A record of the input (`copy` is the input's) or of `due`."""
-
-    ref: EventRef
-    copy: Copy
-    place: Place = Place.WAITING
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -116,31 +102,36 @@ class World:
         self._numbers_from, self._chance = chance, random.Random(0)
         self.numbers: tuple[int, ...] = ()
         self.situations: list[tuple[int, Situation]] = []
-        self._events = [event(offset, key=key) for offset in range(faults.events)]
-        self._input = [Delivered(ref=ref, copy=Copy()) for ref in self._events]
-        self._due: list[Delivered] = []
-        self._tier: list[tuple[EventRef, Copy]] = []
+        self._topics = Topics(events=[event(offset, key=key) for offset in range(faults.events)])
+        self._input, self._due, self._tier = self._topics.input, self._topics.due, self._topics.tier
+        self._operator = Operator(state=self._state, topics=self._topics, chance=self._chance)
         self._lane: list[Delivered] = []
         self._task: Task | None = None
         self._zombies: list[Task] = []
         self._large = range(faults.large)
-        self._refusals = Counter({ref.origin.offset: faults.refusals for ref in self._events})
+        self._refusals = Counter({ref.origin.offset: faults.refusals for ref in self._topics.events})
         self._left = Counter(
             takeover=faults.takeovers,
             relay_crash=faults.relay_crashes,
             lost_answer=faults.lost_answers,
             flush=faults.flushes,
+            save=faults.set_backs,
             replay=faults.replays,
+            cancel=faults.cancels,
         )
         self._weights: dict[str, float] = {}
-        self._copies_made = {Copy().id: 0}
         self._live: dict[int, int] = {}
-        self._replays_made: list[Delivered] = []
+        self._saved: tuple[Any, dict[int, int]] | None = None
+        self._saved_situation: Situation = ()
         self._reopenings: Counter[int] = Counter()
-        self._replayed_dead: set[int] = set()
-        self.was_flushed = False
-        self.published: list[tuple[int, End]] = []
-        self.trace: list[str] = []
+        self._losses = 0
+        self._was_set_back = False
+        self._cancelled: set[int] = set()
+
+    @property
+    def trace(self) -> list[str]:
+        """All that happened, told."""
+        return self._topics.trace
 
     # --- Moving the world ---------------------------------------------------------------------------
 
@@ -163,6 +154,8 @@ class World:
             if kind in _FAULTS:
                 self._weights.clear()
             self.situations.append((step + 1, self._situation()))
+        if self._was_set_back:
+            await self._minute()
         await self._drain()
         for zombie in self._zombies:
             is_killed = self._chance.random() < 0.5
@@ -191,14 +184,33 @@ class World:
             actions += [("crash", self._crash), ("takeover", self._take_over)]
         if self._left["relay_crash"]:
             actions += [("relay_crash", self._release_twice)] if self._tier else []
-        if self._left["flush"] and (self._zombies or len(self._copies_made) > 1):
+        if self._left["flush"] and (self._zombies or len(self._topics.made) > 1):
             actions.append(("flush", self._flush))
-        if self._left["replay"] and (self._tier or self._dead):
+        actions += self._time_machine() + self._operators()
+        may_go_on = self._progress() or self._zombies or (self._left["replay"] and self._topics.dead)
+        return actions if may_go_on else []
+
+    def _time_machine(self) -> list[tuple[str, Action]]:
+        actions: list[tuple[str, Action]] = []
+        if self._saved is not None:
+            actions.append(("set_back", self._set_back))
+        elif self._left["save"]:
+            actions.append(("save", self._save))
+        if self._left["minute"]:
+            actions.append(("minute", self._minute))
+        return actions
+
+    def _operators(self) -> list[tuple[str, Action]]:
+        actions: list[tuple[str, Action]] = []
+        if self._left["replay"] and (self._tier or self._topics.dead):
             actions.append(("replay", self._replay))
         if self._left["replay_again"]:
             actions.append(("replay_again", self._replay_again))
-        may_go_on = self._progress() or self._zombies or (self._left["replay"] and self._dead)
-        return actions if may_go_on else []
+        if self._left["cancel"] and self._tier:
+            actions.append(("cancel", self._cancel))
+        if self._operator.is_cancelling:
+            actions.append(("hand_on", self._operator.hand_on))
+        return actions
 
     def _progress(self) -> list[tuple[str, Action]]:
         actions: list[tuple[str, Action]] = []
@@ -224,46 +236,57 @@ class World:
             raise ViolationError("something is stuck")
 
     async def verify(self) -> None:
-        """Look for the lost, the twice ended, the overtaken and a gate left open; after a flush for fewer."""
+        """Look for the lost, the twice ended, the overtaken and a gate left open.
+
+        After Redis lost what it knew the order may be another and an event may have one more end.
+        """
         first: dict[int, End] = {}
-        for offset, end in self.published:
+        for offset, end in self._topics.published:
             first.setdefault(offset, end)
         for offset in first:
             self._verify_ends(offset)
-        if lost := {ref.origin.offset for ref in self._events} - first.keys():
+        if lost := {ref.origin.offset for ref in self._topics.events} - first.keys():
             raise ViolationError(f"lost: {lost}")
-        if list(first) != sorted(first) and not self.was_flushed:
+        # Who is cancelled waits for nobody.
+        in_turn = [offset for offset in first if offset not in self._cancelled]
+        if in_turn != sorted(in_turn) and not self._losses:
             raise ViolationError(f"out of order: {list(first)}")
-        if still_open := await self._stand.open_origins(self._events[0]):
+        await self._verify_gate()
+
+    async def _verify_gate(self) -> None:
+        """The gate is closed; one that was set back open is closed by whoever comes a minute later."""
+        last = self._topics.events[-1]
+        if self._was_set_back:
+            await self._minute()
+            later = event(last.origin.offset + 1, key=last.key)
+            if not isinstance((await self._state.take(later, Copy())).verdict, Run):
+                raise ViolationError("the gate is not healed after a minute")
+        if still_open := await self._stand.open_origins(last):
             raise ViolationError(f"the gate stays open: {still_open}")
 
     def _verify_ends(self, offset: int) -> None:
         """An event has one end; only dead letters are followed by another, one for each reopening."""
-        if self.was_flushed:
-            return
-        ends = list(dict.fromkeys(end for of, end in self.published if of == offset))
-        if len(ends) > 1 + self._reopenings[offset]:
+        ends = list(dict.fromkeys(end for of, end in self._topics.published if of == offset))
+        operator, lives = self._operator, 1 + self._reopenings[offset]
+        if len(ends) > lives + self._losses:
             raise ViolationError(f"event {offset} ended twice, differently")
-        if self._reopenings[offset] > sum(sent.ref.origin.offset == offset for sent in self._replays_made):
+        if self._losses:
+            return
+        if self._reopenings[offset] > sum(sent.ref.origin.offset == offset for sent in operator.replays_made):
             raise ViolationError(f"event {offset} has had more lives than replays")
-        if offset in self._replayed_dead and not self._reopenings[offset]:
+        if offset in operator.replayed_dead and not self._reopenings[offset]:
             raise ViolationError(f"the replay of the dead letter of event {offset} came to nothing")
-        if len(ends) < 1 + self._reopenings[offset]:
+        if len(ends) < lives:
             raise ViolationError(f"the replay of event {offset} has no end of its own")
         if any(end.kind is not EndKind.DEAD_LETTER for end in ends[:-1]):
             raise ViolationError(f"event {offset} was answered and ended again")
 
-    @property
-    def _dead(self) -> set[int]:
-        """The origins that have a dead letter in Kafka."""
-        return {offset for offset, end in self.published if end.kind is EndKind.DEAD_LETTER}
-
     def _situation(self) -> Situation:
         """Return where everything is; copies go by the order in which they were made."""
-        made = self._copies_made
+        made, operator = self._topics.made, self._operator
         tasks = ([self._task] if self._task else []) + self._zombies
         return (
-            self.was_flushed,
+            (self._losses, self._was_set_back, self._saved_situation),
             tuple(record.place for record in self._input),
             tuple(
                 (made[record.copy.id], record.place)
@@ -277,7 +300,9 @@ class World:
             ),
             tuple(self._live.items()),
             tuple(self._refusals.values()),
-            frozenset(offset for offset, _ in self.published),
+            frozenset(offset for offset, _ in self._topics.published),
+            (frozenset(operator.flagged), operator.looks_behind),
+            tuple(made[record.copy.id] for record in operator.in_hand),
         )
 
     # --- The relay and Kafka ------------------------------------------------------------------------
@@ -301,38 +326,51 @@ class World:
     # --- The operator -------------------------------------------------------------------------------
 
     async def _replay(self) -> None:
-        """Plan by how the events stand, and send one copy; nothing where no event can be replayed."""
-        found = await self._state.standings(self._events)
-        choices: list[tuple[EventRef, str | None]] = []
-        for ref, standing in zip(self._events, found, strict=True):
-            if standing is None:
-                continue
-            is_dead = standing.phase is Phase.DONE and standing.kind is EndKind.DEAD_LETTER
-            if is_dead and ref.origin.offset in self._dead:
-                choices.append((replace(ref, ordered=False), standing.live))
-            parked = {copy.id: its for its, copy in self._tier if its.origin == ref.origin}
-            if standing.phase is Phase.OPEN and standing.live in parked:
-                choices.append((parked[standing.live], standing.live))
-        if not choices:
-            return
-        self._left["replay"] -= 1
-        self._left["replay_again"] += 1
-        ref, live = self._chance.choice(choices)
-        if not ref.ordered:
-            self._replayed_dead.add(ref.origin.offset)
-        hop = Copy(id=live or "input").hop + 1
-        copy = Copy(id=f"{hop}-{self._chance.randbytes(4).hex()}", replaces=live, is_replay=True)
-        self._copies_made[copy.id] = len(self._copies_made)
-        self._replays_made.append(Delivered(ref=ref, copy=copy))
-        self._due.append(Delivered(ref=ref, copy=copy))
-        self._note(f"a replay sends {copy.id} of {ref.origin.offset} in place of {live}")
+        if await self._operator.replay():
+            self._left["replay"] -= 1
+            self._left["replay_again"] += 1
 
     async def _replay_again(self) -> None:
-        """The command was killed before its checkpoint: the next one sends the same copy once more."""
         self._left["replay_again"] -= 1
-        sent = self._chance.choice(self._replays_made)
-        self._due.append(Delivered(ref=sent.ref, copy=sent.copy))
-        self._note(f"the replay is resumed and sends {sent.copy.id} again")
+        await self._operator.replay_again()
+
+    async def _cancel(self) -> None:
+        self._left["cancel"] -= 1
+        await self._operator.cancel()
+
+    # --- What Redis loses ---------------------------------------------------------------------------
+
+    async def _flush(self) -> None:
+        self._left["flush"] -= 1
+        self._lose({})
+        await self._stand.flush()
+        self._note("Redis is flushed")
+
+    async def _save(self) -> None:
+        self._left["save"] -= 1
+        self._saved = await self._stand.saved(), dict(self._live)
+        self._saved_situation = (tuple(self._live.items()), len(self._topics.published))
+        self._note("this is what Redis will remember")
+
+    async def _set_back(self) -> None:
+        assert self._saved is not None
+        (saved, live), self._saved, self._saved_situation = self._saved, None, ()
+        self._lose(live)
+        self._was_set_back = True
+        self._left["minute"] += 1
+        await self._stand.set_back(saved)
+        self._note("Redis is set back")
+
+    def _lose(self, live: dict[int, int]) -> None:
+        self._losses += 1
+        self._live = live
+        self._operator.flagged.clear()
+
+    async def _minute(self) -> None:
+        """Wait until a gate of an earlier server is healed by whoever comes."""
+        self._left["minute"] -= self._left["minute"] > 0
+        await self._stand.pass_time(self._stand.keeping.heal_after_ms + 1)
+        self._note("a minute passes")
 
     # --- The worker ---------------------------------------------------------------------------------
 
@@ -394,13 +432,6 @@ class World:
             elif record.place is not Place.COMMITTED:
                 record.place = Place.WAITING
 
-    async def _flush(self) -> None:
-        self._left["flush"] -= 1
-        self.was_flushed = True
-        self._live.clear()
-        await self._stand.flush()
-        self._note("Redis is flushed")
-
     def _ack(self, task: Task) -> None:
         if not task.is_zombie:
             task.record.place = Place.ACKED
@@ -419,7 +450,7 @@ class World:
         verdict = await self._take(ref, copy)
         self._note(f"{_who(task)} takes {copy.id} of {ref.origin.offset}: {type(verdict).__name__}")
         if not isinstance(verdict, Stale):
-            self._live[ref.origin.offset] = self._copies_made[copy.id]
+            self._live[ref.origin.offset] = self._topics.made[copy.id]
         match verdict:
             case Stale():
                 self._ack(task)
@@ -435,14 +466,21 @@ class World:
             case Run(gen=gen):
                 async for _ in self._handle(task, gen):
                     yield
-            case Cancelled():
-                raise ViolationError("nobody cancelled anything")
+            case Cancelled(gen=gen):
+                self._cancelled.add(ref.origin.offset)
+                letter = End(kind=EndKind.DEAD_LETTER, value=self._chance.randbytes(6))
+                async for _ in self._claim(task, gen, letter):
+                    yield
 
     async def _take(self, ref: EventRef, copy: Copy) -> Verdict:
+        offset = ref.origin.offset
         (before,) = await self._state.standings([ref])
         verdict = (await self._state.take(ref, copy)).verdict
         if before is not None and before.phase is Phase.DONE and not isinstance(verdict, Stale):
-            self._reopenings[ref.origin.offset] += 1
+            self._reopenings[offset] += 1
+            self._operator.flagged.discard(offset)
+        if isinstance(verdict, Run) and offset in self._operator.flagged:
+            raise ViolationError(f"event {offset} runs although it was cancelled")
         return verdict
 
     def _wait_in_lane(self, task: Task) -> None:
@@ -494,7 +532,7 @@ class World:
                 return
             end = letter
         task.doing = "finishes"
-        self.published.append((ref.origin.offset, end))
+        self._topics.published.append((ref.origin.offset, end))
         self._note(f"{_who(task)} publishes the {end.kind.value} of {ref.origin.offset}")
         yield
         async for _ in self._answers_lost(lambda: self._state.finish(ref, gen, end)):
@@ -513,7 +551,7 @@ class World:
             replaces=copy.id,
             is_replay=copy.is_replay and not self._conduct.only_the_replays_copy_reopens,
         )
-        self._copies_made[new.id] = len(self._copies_made)
+        self._topics.number(new)
         due_at_ms = await self._stand.now_ms()
         yield
         await self._state.intend_park(ref, due_at_ms)
@@ -533,7 +571,7 @@ class World:
         verdict = await self._state.park(ref, copy, new, gen, due_at_ms)
         self._note(f"{_who(task)} switches {ref.origin.offset} to {new.id}: {verdict}")
         if verdict is ParkVerdict.SWITCHED:
-            self._live[ref.origin.offset] = self._copies_made[new.id]
+            self._live[ref.origin.offset] = self._topics.made[new.id]
         if verdict is ParkVerdict.TAKE_AGAIN:
             self._back_to_lane(task)
         else:
@@ -547,7 +585,7 @@ class World:
             yield
 
     def _note(self, what: str) -> None:
-        self.trace.append(what)
+        self._topics.note(what)
 
 
 def _who(task: Task) -> str:
@@ -572,6 +610,8 @@ async def search(
         if chance.random() < _FROM_THE_EDGE:
             pick = min((chance.randrange(len(beginnings)) for _ in range(4)), key=chosen.__getitem__)
         chosen[pick] += 1
+        if faults.set_backs:
+            await stand.flush()  # what is saved is this run's alone
         world = World(stand, chance, faults, conduct or Conduct(), key=f"c-{seed}-{run}")
         try:
             await world.run(beginnings[pick])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 
 from sluicegate.records import Origin
 from sluicegate.state.api import Cancels, Copies, Ends, EventRef, Histories, Standings, Steps
@@ -14,6 +15,7 @@ from sluicegate.state.fake_state import FakeState
 from sluicegate.state.keeping import Keeping
 from sluicegate.state.keys import keys_of
 from sluicegate.state.redis_state import RedisState
+from sluicegate.state.scripts import ScriptRunner
 
 GROUP = "g"
 START_MS = 1_800_000_000_000
@@ -27,6 +29,7 @@ class Stand(Protocol):
     """A state under test and the outside powers over it."""
 
     state: State
+    keeping: Keeping
 
     async def now_ms(self) -> int:
         """Return the time by the state's own clock."""
@@ -39,6 +42,12 @@ class Stand(Protocol):
 
     async def restart(self) -> None:
         """Make all that was written so far the work of an earlier server."""
+
+    async def saved(self) -> Any:
+        """Return all that is there, for `set_back`."""
+
+    async def set_back(self, saved: Any) -> None:
+        """Start an earlier server's successor on what was saved: whatever was written since is lost."""
 
     async def flag_cancelled(self, ref: EventRef) -> None:
         """Set the row's cancel flag."""
@@ -64,6 +73,7 @@ class FakeStand:
 
     def __init__(self, keeping: Keeping, kind: type[FakeState] = FakeState) -> None:
         self._now = START_MS
+        self.keeping = keeping
         self.fake = kind(lambda: self._now, counted_ids(), keeping)
         self.state: State = self.fake
 
@@ -82,6 +92,15 @@ class FakeStand:
     async def restart(self) -> None:
         """Make all that was written the work of an earlier server."""
         self.fake.run_id += "+"
+
+    async def saved(self) -> Any:
+        """Return all that is there, for `set_back`."""
+        return self.fake.saved()
+
+    async def set_back(self, saved: Any) -> None:
+        """Start a successor on what was saved."""
+        self.fake.set_back(saved)
+        await self.restart()
 
     async def flag_cancelled(self, ref: EventRef) -> None:
         """Set the row's cancel flag."""
@@ -105,13 +124,30 @@ class FakeStand:
         return None if until_ms is None else until_ms - self._now
 
 
+class _SucceedingRunner(ScriptRunner):
+    """Tells the scripts of another server after each `restart`."""
+
+    restarts = 0
+
+    async def _ask_run_id(self, connection: AbstractConnection) -> bytes:
+        return await super()._ask_run_id(connection) + b"%d" % self.restarts
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self._run_ids.clear()
+
+
 class RedisStand:
     """The real scripts on a real server."""
 
     def __init__(self, client: redis.asyncio.Redis, keeping: Keeping) -> None:
         # Typed loosely: redis-py's replies are unions of all that a protocol version might return.
         self._client: Any = client
-        self.state: State = RedisState(client, group=GROUP, new_gen=counted_ids(), keeping=keeping)
+        self.keeping = keeping
+        state = RedisState(client, group=GROUP, new_gen=counted_ids(), keeping=keeping)
+        # A new server for every restart would cost seconds; the scripts know it by its run_id alone.
+        self._runner = state._runner = _SucceedingRunner(client, timeout_s=2.0)
+        self.state: State = state
 
     async def now_ms(self) -> int:
         """Return the time by the state's own clock."""
@@ -131,14 +167,21 @@ class RedisStand:
 
     async def restart(self) -> None:
         """Make all that was written the work of an earlier server."""
-        # As if an earlier server had written it all: its run_id is on every row and gate entry.
-        async for key in self._client.scan_iter(match="*:row:*"):
-            if await self._client.hexists(key, "run"):
-                await self._client.hset(key, "run", "0" * 40)
-        async for key in self._client.scan_iter(match="*:gate-entries:*"):
-            for offset, entry in (await self._client.hgetall(key)).items():
-                due_at_ms = entry.split(b" ")[0]
-                await self._client.hset(key, offset, due_at_ms + b" " + b"0" * 40)
+        self._runner.restart()
+
+    async def saved(self) -> Any:
+        """Return all that is there, for `set_back`."""
+        return {
+            key: (await self._client.pttl(key), await self._client.dump(key))
+            async for key in self._client.scan_iter()
+        }
+
+    async def set_back(self, saved: Any) -> None:
+        """Start a successor on what was saved."""
+        await self._client.flushdb()
+        for key, (left_ms, value) in saved.items():
+            await self._client.restore(key, max(left_ms, 0), value)
+        await self.restart()
 
     async def flag_cancelled(self, ref: EventRef) -> None:
         """Set the row's cancel flag."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -47,17 +48,20 @@ _LONGEST_USE_S = 1.0
 # timeout.
 _MOST_BOOKED = _LIMITERS * math.ceil(_TIMEOUT_S * REQUESTS.per_s + 1)
 _GOING_AGAIN_S = 2.0
-# One call that the machine woke late may come close to its successor.
+# One call that the machine woke late may come close to its successor; how late it wakes is measured.
 _SLACK_CALLS = 1
 _LONGEST_STALL_S = 0.2
+# A machine that stood still for longer than that shows nothing of a limiter.
+_ATTEMPTS = 3
 # A server that is up may be seen by a process before it is by the test that started it.
 _SEEN_EARLIER_S = 0.2
 
 
 def _assert_never_over(passage: Passage) -> None:
+    slack = _SLACK_CALLS + REQUESTS.per_s * passage.crew.most_late_s
     for starts in passage.crew.starts.values():
-        assert most_beyond(starts, REQUESTS) <= _SLACK_CALLS
-        assert most_beyond(starts, TOKENS, each=USED_TOKENS) <= _SLACK_CALLS * USED_TOKENS
+        assert most_beyond(starts, REQUESTS) <= slack
+        assert most_beyond(starts, TOKENS, each=USED_TOKENS) <= slack * USED_TOKENS
 
 
 def _assert_going_again(passage: Passage, *, guard_s: float) -> None:
@@ -66,10 +70,20 @@ def _assert_going_again(passage: Passage, *, guard_s: float) -> None:
     assert max(pauses_s) <= guard_s + _GOING_AGAIN_S
 
 
+async def _passed(fault: Fault) -> tuple[Passage, list[Any]]:
+    """Go through a fault, again if the machine stood still; return the passage and what was logged."""
+    attempts = 0
+    while True:
+        attempts += 1
+        with capture_logs() as logs:
+            passage = await pass_through(fault)
+        if passage.crew.most_late_s < _LONGEST_STALL_S or attempts == _ATTEMPTS:
+            return passage, logs
+
+
 async def _lose_redis(fault: Fault, error: str, caplog: pytest.LogCaptureFixture) -> None:
     """Go through a fault, and assert all that is promised; `error` is what each limiter must name."""
-    with capture_logs() as logs:
-        passage = await pass_through(fault)
+    passage, logs = await _passed(fault)
 
     _assert_never_over(passage)
     assert len(passage.between(passage.away_at, passage.back_at)) <= _MOST_BOOKED
@@ -139,7 +153,7 @@ async def test_a_failover_to_a_replica_that_lags_is_guarded(caplog: pytest.LogCa
 
 async def test_a_failover_in_no_time_is_guarded() -> None:
     """In no scope is another server's state trusted because it is fresh, or because another scope asked."""
-    passage = await pass_through(FAILOVER_AT_ONCE)
+    passage, _ = await _passed(FAILOVER_AT_ONCE)
 
     _assert_never_over(passage)
     last_booked_at = passage.back_at + _MOST_BOOKED / len(SCOPES) / REQUESTS.per_s
@@ -150,8 +164,7 @@ async def test_a_failover_in_no_time_is_guarded() -> None:
 
 async def test_a_redis_slower_than_usual_is_used() -> None:
     """Within the timeout nothing pauses, and neither its beginning nor its end sends a call too many."""
-    with capture_logs() as logs:
-        passage = await pass_through(SLOW)
+    passage, logs = await _passed(SLOW)
 
     assert passage.was_up_while_away == [1] * PROCESSES
     assert len(passage.between(passage.away_at, passage.back_at)) > 30

@@ -8,11 +8,16 @@ import redis.asyncio
 from sluicegate.state.fake_state import FakeState
 from sluicegate.state.keeping import Keeping
 from tests.contract.broken_states import (
+    CancelsWhatIsClaimed,
     ClaimsWithoutContent,
     ComparesWithWhatWasSeen,
     CountsAClaimAsAnEnd,
+    ForgetsTheFlag,
+    HealsNoGate,
     IgnoresGen,
     KeepsGenWhenReopening,
+    KnowsNoLostSwitch,
+    ParksOnWhatWasSetBack,
     ReopensAgain,
     ReopensWhatIsAnswered,
     SwitchesUnconditionally,
@@ -22,6 +27,9 @@ from tests.contract.state_stands import FakeStand, RedisStand
 
 ONE_REPLAY = Faults(events=1, takeovers=1, relay_crashes=0, lost_answers=0, replays=1)
 ONE_FLUSH = Faults(events=1, takeovers=1, relay_crashes=0, lost_answers=0, flushes=1)
+ONE_SET_BACK = Faults(events=1, takeovers=1, relay_crashes=0, lost_answers=0, set_backs=1)
+A_LINE_SET_BACK = Faults(events=2, takeovers=1, relay_crashes=0, lost_answers=0, set_backs=1)
+ONE_CANCEL = Faults(events=1, takeovers=1, relay_crashes=0, lost_answers=0, cancels=1)
 AGAINST_THE_FAKE = [
     pytest.param(Faults(), 1000, id="two-events"),
     pytest.param(Faults(events=3, takeovers=1), 700, id="three-events"),
@@ -32,6 +40,15 @@ AGAINST_THE_FAKE = [
     pytest.param(Faults(takeovers=1, replays=1), 700, id="two-events-and-a-replay"),
     pytest.param(Faults(events=1, takeovers=2, replays=2), 400, id="one-event-and-two-replays"),
     pytest.param(Faults(flushes=1, takeovers=1, replays=1), 700, id="a-flush-and-a-replay"),
+    pytest.param(Faults(set_backs=1), 700, id="two-events-set-back"),
+    pytest.param(Faults(events=1, refusals=3, set_backs=2), 700, id="one-event-set-back-twice"),
+    pytest.param(Faults(set_backs=1, flushes=1, replays=1), 500, id="a-set-back-a-flush-and-a-replay"),
+    pytest.param(Faults(cancels=1), 700, id="two-events-and-a-cancel"),
+    pytest.param(Faults(events=3, takeovers=1, cancels=2), 500, id="three-events-and-two-cancels"),
+    pytest.param(Faults(takeovers=1, cancels=2, replays=1), 700, id="cancels-and-a-replay"),
+    pytest.param(
+        Faults(takeovers=1, cancels=1, replays=1, set_backs=1), 500, id="all-that-an-operator-fears"
+    ),
 ]
 AGAINST_REDIS = [
     pytest.param(Faults(), 60, id="two-events"),
@@ -39,6 +56,8 @@ AGAINST_REDIS = [
     pytest.param(Faults(flushes=1), 40, id="a-flush"),
     pytest.param(Faults(large=1), 40, id="a-result-too-large"),
     pytest.param(Faults(replays=1), 60, id="a-replay"),
+    pytest.param(Faults(refusals=3, set_backs=1), 30, id="a-set-back"),
+    pytest.param(Faults(cancels=2, replays=1), 30, id="cancels-and-a-replay"),
 ]
 
 
@@ -46,8 +65,9 @@ AGAINST_REDIS = [
 async def test_nothing_is_lost_ended_twice_out_of_order_or_stuck(faults: Faults, runs: int) -> None:
     """Any interleaving of crash, takeover, zombie, park, release, relay crash and lost answer heals.
 
-    A replay of a dead letter gives it one more end, and never touches what was answered. After a flush of
-    Redis still nothing is lost or stuck and no gate stays open.
+    A replay of a dead letter gives it one more end, and never touches what was answered. What was cancelled
+    never runs. After a flush of Redis, or when it is set back, still nothing is lost or stuck, an event has
+    at most one more end, and no gate stays open.
     """
     violation = await search(FakeStand(Keeping()), seed=1, runs=runs, faults=faults)
     assert violation is None, violation
@@ -58,7 +78,8 @@ async def test_the_real_scripts_hold_the_same_promises(
     redis_client: redis.asyncio.Redis, faults: Faults, runs: int
 ) -> None:
     """What was searched on the fake is true of the Lua scripts on a real server."""
-    stand = RedisStand(redis_client, Keeping())
+    # Real time has to pass before a gate is healed.
+    stand = RedisStand(redis_client, Keeping(heal_after_ms=30))
     violation = await search(stand, seed=2, runs=runs, faults=faults)
     assert violation is None, violation
 
@@ -135,3 +156,31 @@ async def test_a_copy_made_from_a_replays_copy_must_not_reopen() -> None:
     """Negative control: a zombie's copy whose switch never came would give a dead event another life."""
     conduct = Conduct(only_the_replays_copy_reopens=False)
     assert "more lives" in await must_fail(faults=ONE_REPLAY, conduct=conduct)
+
+
+async def test_without_the_lost_switch_rule_a_redis_that_is_set_back_loses_events() -> None:
+    """Negative control: two switches may be gone, and the copy in Kafka then replaces one nobody knows."""
+    faults = Faults(events=1, refusals=3, takeovers=0, relay_crashes=0, lost_answers=0, set_backs=1)
+    assert "lost" in await must_fail(KnowsNoLostSwitch, faults=faults)
+
+
+async def test_without_healing_a_redis_that_is_set_back_holds_followers_up_for_good() -> None:
+    """Negative control: what ended since stands open in the gate, and no record of it is left."""
+    found = await must_fail(HealsNoGate, faults=A_LINE_SET_BACK)
+    assert "stuck" in found or "not healed" in found
+
+
+async def test_parking_what_an_earlier_server_gave_breaks_the_protocol() -> None:
+    """Negative control: the copy may have come and gone since, and the switch waits for it."""
+    found = await must_fail(ParksOnWhatWasSetBack, faults=ONE_SET_BACK)
+    assert "lost" in found or "not healed" in found
+
+
+async def test_a_flag_that_is_lost_with_the_next_copy_lets_a_cancelled_event_run() -> None:
+    """Negative control: a worker that was at work on the event may park it once more."""
+    assert "although it was cancelled" in await must_fail(ForgetsTheFlag, faults=ONE_CANCEL)
+
+
+async def test_cancelling_what_is_claimed_ends_an_event_twice() -> None:
+    """Negative control: too late is too late, the other end may be in Kafka already."""
+    assert "ended twice" in await must_fail(CancelsWhatIsClaimed, faults=ONE_CANCEL)

@@ -96,6 +96,15 @@ def _missing_source(objects: Sequence[Object], workload: Object, volume: dict[st
             name not in OUTSIDE_SECRETS and named(objects, "Secret", name) is None
         ):
             yield f"{title(workload)}: nobody makes the secret {name}"
+        case {"projected": {"sources": list(sources)}}:
+            for source in sources:
+                secret = source["secret"]
+                held = OUTSIDE_SECRETS.get(secret["name"], ())
+                yield from (
+                    f"{title(workload)}: nobody makes the secret {secret['name']}/{item['key']}"
+                    for item in secret["items"]
+                    if item["key"] not in held
+                )
 
 
 def accounts(objects: Sequence[Object]) -> Iterator[str]:
@@ -136,6 +145,11 @@ def configuration(objects: Sequence[Object]) -> Iterator[str]:
         except ConfigurationError as exc:
             yield f"{title(workload)}: {exc}"
             continue
+        yield from (
+            f"{title(workload)}: no secret is mounted where {file} is"
+            for file in (settings.kafka.sasl_password_file, settings.kafka.ca_file)
+            if file is not None and not _is_secret(objects, workload, file)
+        )
         if command(workload) != "worker":
             continue
         stream = container(workload)["args"][1]
@@ -155,7 +169,11 @@ def configuration(objects: Sequence[Object]) -> Iterator[str]:
 def _is_secret(objects: Sequence[Object], workload: Object, file: Path) -> bool:
     volumes = {volume["name"]: volume for volume in pod_spec(workload)["volumes"]}
     for mount in container(workload)["volumeMounts"]:
-        secret = volumes.get(mount["name"], {}).get("secret")
+        volume = volumes.get(mount["name"], {})
+        secret = volume.get("secret")
+        if "projected" in volume and Path(mount["mountPath"]) == file.parent and "subPath" not in mount:
+            items = [item for source in volume["projected"]["sources"] for item in source["secret"]["items"]]
+            return file.name in {item["path"] for item in items}
         if secret and Path(mount["mountPath"]) == file.parent and "subPath" not in mount:
             made = named(objects, "Secret", secret["secretName"])
             return file.name in (made["data"] if made else OUTSIDE_SECRETS.get(secret["secretName"], ()))

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import sluicegate.cli.worker as worker_command
 from sluicegate.settings import Settings
-from streams.runtime import liveness, runner
+from sluicegate.telemetry.pulse import STUCK_S
+from streams.runtime import runner
 from tests.deploy.manifests import command, container, pod_spec, processes, settings_of, title
 from tests.deploy.rendering import Object
 
@@ -50,7 +51,7 @@ def watching(objects: Sequence[Object]) -> Iterator[str]:
             if probe.get("timeoutSeconds", 1) > probe.get("periodSeconds", 10):
                 yield f"{title(workload)}: {name} asks again before it gave up"
         killed_s = _patience_s(own.get("livenessProbe", {}))
-        if not liveness._LOOP_STUCK_S < killed_s <= _NOTICED_WITHIN_S:
+        if not STUCK_S < killed_s <= _NOTICED_WITHIN_S:
             yield f"{title(workload)}: a silent process is killed after {killed_s} s"
         if _patience_s(own.get("startupProbe", {})) < 2 * _START_S:
             yield f"{title(workload)}: a slow start is taken for none"

@@ -14,7 +14,12 @@ from tests.deploy.rendering import Object
 
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 # What a person makes beside the manifests, because it holds a credential.
-OUTSIDE_SECRETS = {"sluicegate-provider": {"api-key"}, "sluicegate-redis": {"url"}}
+OUTSIDE_SECRETS = {
+    "sluicegate-provider": {"api-key"},
+    "sluicegate-redis": {"url"},
+    "sluicegate-kafka-ca": {"ca.crt"},
+    **{f"sluicegate-{role}": {"password"} for role in ("worker", "relay", "topics")},
+}
 # What such a secret holds; any value of the right kind will do.
 _SECRET_VALUES = {"url": "redis://user:secret@redis.redis.svc:6379/0"}
 

@@ -311,3 +311,21 @@ OF_THE_REST = tuple(
         ),
     )
 )
+
+_SOURCE = f"{_POD}.volumes.3.projected.sources.0.secret"
+
+# Of prod with kafka-scram.
+OF_LOCKED_DOORS = tuple(
+    Mutant(name=name, change=change, said=said)
+    for name, change, said in (
+        ("no user", _worker_without(f"{_OWN}.env.7"), "needs sasl_username"),
+        ("a password's file elsewhere", _worker(f"{_OWN}.env.5.value", "/run/x"), "where /run/x is"),
+        ("an account that nobody makes", _worker(f"{_SOURCE}.name", "me"), "nobody makes the secret me/pass"),
+        (
+            "a password under another name",
+            _worker(f"{_SOURCE}.items.0.path", "pw"),
+            "where /run/secrets/kafka",
+        ),
+        ("files that are not mounted", _worker(f"{_OWN}.volumeMounts.3.name", "tmp"), "volume kafka is not"),
+    )
+)

@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("dev", "prod")
 # In the order in which they must be listed: what changes a thing comes after what adds it.
-COMPONENTS = ("keda", "monitoring", "network-policy", "static-membership", "strimzi")
+COMPONENTS = ("kafka-scram", "keda", "monitoring", "network-policy", "static-membership", "strimzi")
 
 Object = dict[str, Any]
 

@@ -7,10 +7,11 @@ from collections import Counter
 import pytest
 
 from tests.deploy.checks import faults
-from tests.deploy.mutants import OF_DEPLOYMENTS, OF_THE_REST, Mutant
+from tests.deploy.mutants import OF_DEPLOYMENTS, OF_LOCKED_DOORS, OF_THE_REST, Mutant
 from tests.deploy.rendering import Combination, render
 
 _DEPLOYMENTS = Combination(overlay="prod", components=("keda", "monitoring", "network-policy"))
+_LOCKED = Combination(overlay="prod", components=("kafka-scram",))
 _REST = Combination(overlay="dev", components=("static-membership", "strimzi"))
 
 
@@ -33,7 +34,14 @@ def test_a_mistake_in_topics_and_lasting_names_is_found(mutant: Mutant) -> None:
     assert [fault for fault in found if mutant.said in fault], found
 
 
+@by_name(OF_LOCKED_DOORS)
+def test_a_mistake_in_how_kafka_lets_us_in_is_found(mutant: Mutant) -> None:
+    """Accounts, their files and where these are mounted must fit."""
+    found = faults(mutant.of(render(_LOCKED)))
+    assert [fault for fault in found if mutant.said in fault], found
+
+
 def test_no_mutant_stands_twice() -> None:
     """A copied line that was never changed would count for two."""
-    names = Counter(mutant.name for mutant in (*OF_DEPLOYMENTS, *OF_THE_REST))
+    names = Counter(mutant.name for mutant in (*OF_DEPLOYMENTS, *OF_LOCKED_DOORS, *OF_THE_REST))
     assert [name for name, count in names.items() if count > 1] == []

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from sluicegate.settings import load_settings
+from sluicegate.telemetry.pulse import STUCK_S
 from streams.runtime.app import AppPlan, build_app
 from streams.runtime.consumer import Gate
+from streams.runtime.liveness import Vitals
 from tests.deploy.checks_timing import worker_stop_s
 from tests.deploy.manifests import container, pod_spec, settings_of, workers
 from tests.deploy.rendering import ROOT, Combination, render
@@ -38,6 +40,7 @@ def test_the_documented_times_are_those_of_settings_and_manifests() -> None:
     ]
     assert documented("≤ `progressDeadlineSeconds`") == [workload["spec"]["progressDeadlineSeconds"]]
     live, start = own["livenessProbe"], own["startupProbe"]
+    assert documented("a worker calls itself stuck")[0] == STUCK_S
     assert documented("a worker calls itself stuck")[1] == live["periodSeconds"] * live["failureThreshold"]
     assert documented("a start may take") == [start["periodSeconds"] * start["failureThreshold"]]
     assert documented("`session_timeout_s`") == [
@@ -63,6 +66,6 @@ def test_a_request_may_take_as_long_as_a_member_may_be_silent(session_timeout_s:
         publish_timeout_s=10.0,
         max_request_bytes=1_000_000,
     )
-    conf = build_app(plan, cast(Gate, None)).conf
+    conf = build_app(plan, cast(Gate, None), Vitals()).conf
     assert conf.broker_session_timeout <= conf.broker_request_timeout
     assert conf.broker_heartbeat_interval * 3 <= conf.broker_session_timeout

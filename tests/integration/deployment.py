@@ -19,6 +19,7 @@ import httpx
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from sluicegate.local.redis_server import RedisServer
+from tests.fixtures.secure_redis import SecureRedis
 from tests.waiting import wait_until_sync
 
 STOP_TIMEOUT_S = 40.0
@@ -104,7 +105,19 @@ class Deployment:
         stream: Mapping[str, Any] | None = None,
         retry: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
+        session_timeout_s: float = 6,
+        redis_url: str | None = None,
+        documents: Mapping[str, Any] | None = None,
+        worker: Mapping[str, Any] | None = None,
+        locked_redis: SecureRedis | None = None,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
+        """Prepare it; `locked_redis` takes the place of one that is open to all.
+
+        `redis_url` is how the processes reach Redis, if not directly; `documents` adds to its section.
+        `environments` holds the environment of each command's processes, by the command's name or by
+        `worker STREAM`.
+        """
         self.kafka = kafka
         self.prefix = prefix
         self.group = f"{prefix}-group"
@@ -116,9 +129,15 @@ class Deployment:
         self._stream = dict(stream or {})
         self._retry = dict(retry or {})
         self._provider = dict(provider or {})
+        self._session_timeout_s = session_timeout_s
+        self._redis_url = redis_url
+        self._documents = dict(documents or {})
+        self._worker = {"drain_s": 10, **(worker or {})}
         self._stack = ExitStack()
         self.processes: list[Process] = []
         self.redis = RedisServer(appendonly=True)
+        self._locked_redis = locked_redis
+        self._environments = dict(environments or {})
         self.provider_url = ""
         self._found: dict[str, list[Seen]] = {}
         self.widened: dict[str, int] = {}
@@ -166,7 +185,7 @@ class Deployment:
     # --- life -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self.redis)
+        self._stack.enter_context(self._locked_redis or self.redis)
         self._start_provider()
         self._write_config()
         return self
@@ -194,9 +213,13 @@ class Deployment:
 
     def _write_config(self) -> None:
         tables: dict[str, dict[str, Any]] = {
-            "kafka": {"bootstrap_servers": self.kafka, "group": self.group, "session_timeout_s": 6},
+            "kafka": {
+                "bootstrap_servers": self.kafka,
+                "group": self.group,
+                "session_timeout_s": self._session_timeout_s,
+            },
             "topics": {"partitions": self.partitions, "replication_factor": 1},
-            "redis": {"url": self.redis.url},
+            "redis": {"url": self._redis_url or (self._locked_redis or self.redis).url},
             "providers.main": {
                 "format": "openai",
                 "base_url": f"{self.provider_url}/v1",
@@ -207,7 +230,7 @@ class Deployment:
             "limits.main": self._limits,
             "retry": {"in_place_max_s": 2, "base_s": 0.5, **self._retry, "tiers_s": self.tiers_s},
             "http": {"port": 0},
-            "worker": {"drain_s": 10},
+            "worker": self._worker,
         }
         for stream in ("support-chat", "documents"):
             tables[f"streams.{stream}"] = {
@@ -216,19 +239,24 @@ class Deployment:
                 "max_output_tokens": 64,
                 **self._stream,
             }
+        tables["streams.documents"].update(self._documents)
         lines = []
         for name, table in tables.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
         self.config.write_text("\n".join(lines))
 
-    def _start(self, arguments: Sequence[str]) -> Process:
-        process = Process(self.folder, arguments, {})
+    def _start(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        of_command = self._environments.get(arguments[0], {})
+        own = self._environments.get(" ".join(arguments[:2]), of_command)
+        process = Process(self.folder, arguments, {**own, **(environment or {})})
         self.processes.append(process)
         return process
 
-    def start_worker(self, stream: str, *options: str) -> Process:
+    def start_worker(
+        self, stream: str, *options: str, environment: Mapping[str, str] | None = None
+    ) -> Process:
         """Start one worker of a stream; it is ready when it has taken its partitions."""
-        return self._start(["worker", stream, "--config", str(self.config), *options])
+        return self._start(["worker", stream, "--config", str(self.config), *options], environment)
 
     def start_relay(self) -> Process:
         """Start one relay."""

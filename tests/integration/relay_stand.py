@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -108,40 +109,42 @@ class RelayStand:
         path = self._folder / "relay.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def health_port(self) -> int:
+        """Return the port of the health and metrics of the relay that started last."""
+        return int(re.findall(r'"port": ?(\d+)', self.log())[-1])
+
     def park(self, events: Sequence[Parked]) -> dict[str, int]:
         """Put the events into their tiers; returns each copy's due time in ms."""
         now_ms = self.now_ms()
-        records, due = [], {}
-        for index, event in enumerate(events):
-            retry = RetryHeaders(
-                origin=Origin(
-                    topic=f"in-{self.prefix}.support-chat", partition=event.partition, offset=index
-                ),
-                origin_timestamp_ms=now_ms,
-                copy=Copy(id=event.copy, replaces="input"),
-                due_at_ms=now_ms + event.due_in_ms,
-                tier=event.tier,
-                source=RetrySource.BACKOFF,
-            )
-            due[event.copy] = retry.due_at_ms
-            records.append(self._record(event, retry))
+        records = [self._record(event, now_ms, offset) for offset, event in enumerate(events)]
         self.publish(records)
-        return due
+        return {event.copy: now_ms + event.due_in_ms for event in events}
+
+    def publish_parked(self, event: Parked, *, value: bytes) -> None:
+        """Put one event with this value into its tier."""
+        self.publish([replace(self._record(event, self.now_ms(), 0), value=value)])
 
     def publish(self, records: Sequence[OutgoingRecord]) -> None:
         """Put records anywhere, as they are."""
         failed = [outcome for outcome in self._publisher.publish_all(records) if outcome is not None]
         assert not failed, failed
 
-    def _record(self, event: Parked, retry: RetryHeaders) -> OutgoingRecord:
-        record = OutgoingRecord(
+    def _record(self, event: Parked, now_ms: int, offset: int) -> OutgoingRecord:
+        retry = RetryHeaders(
+            origin=Origin(topic=f"in-{self.prefix}.support-chat", partition=event.partition, offset=offset),
+            origin_timestamp_ms=now_ms,
+            copy=Copy(id=event.copy, replaces="input"),
+            due_at_ms=now_ms + event.due_in_ms,
+            tier=event.tier,
+            source=RetrySource.BACKOFF,
+        )
+        return OutgoingRecord(
             topic=self.tiers[event.tier - 1],
             partition=event.partition,
             key=f"key-{event.copy}".encode(),
             value=f"value-{event.copy}".encode(),
-            headers=(("other", b"kept"),),
+            headers=with_retry_headers((("other", b"kept"),), retry),
         )
-        return replace(record, headers=with_retry_headers(record.headers, retry))
 
     def read(
         self, topic: str, *, until: Callable[[list[Record]], bool], timeout_s: float = 30.0

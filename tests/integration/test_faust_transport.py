@@ -13,12 +13,15 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from faust.types import Message
 
 from sluicegate.delivery.done_map import DoneMap, decode
-from sluicegate.errors import BrokerError
+from sluicegate.errors import BrokerError, PublishError, PublishRefusedError, RecordTooLargeError
+from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import OutgoingRecord
+from sluicegate.telemetry.pulse import TimedWork
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackedMessage, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
-from streams.runtime.producer import FaustPublisher
+from streams.runtime.liveness import Vitals
+from streams.runtime.producer import FaustPublisher, IdempotentProducer
 from tests.fixtures.kafka import MakeTopics, create_real_topics
 from tests.waiting import wait_until
 
@@ -87,9 +90,9 @@ def plan_for(kafka: str, prefix: str) -> AppPlan:
 
 
 @asynccontextmanager
-async def running(plan: AppPlan, gate: OpenGate) -> AsyncIterator[StreamApp]:
+async def running(plan: AppPlan, gate: OpenGate, vitals: Vitals | None = None) -> AsyncIterator[StreamApp]:
     """Run one app until the block ends."""
-    app = build_app(plan, gate)
+    app = build_app(plan, gate, vitals or Vitals())
     register_agents(app, plan, gate.take)
     app.finalize()
     app.in_worker = True
@@ -204,8 +207,13 @@ async def test_what_was_fetched_and_not_delivered_is_fetched_again(kafka: str, p
     assert set(gate.places().values()) == {1}
 
 
-async def test_input_and_due_of_one_partition_are_always_on_one_worker(kafka: str, plan: AppPlan) -> None:
+async def test_input_and_due_of_one_partition_are_always_on_one_worker(
+    kafka: str, prefix: str, make_topics: MakeTopics
+) -> None:
     """The Range assignor gives both topics' partition p to one member, so that one lane sees both."""
+    plan = plan_for(kafka, prefix)
+    # Of an odd number: an even one looks right between two members with assignors that are wrong, too.
+    make_topics({plan.input_topic: 5, plan.due_topic: 5})
     gates = [OpenGate(), OpenGate()]
     async with running(plan, gates[0]) as one, running(plan, gates[1]) as other:
         await wait_until(
@@ -247,12 +255,17 @@ async def test_tombstones_and_records_without_a_key_reach_the_agent(kafka: str, 
 
 async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan: AppPlan) -> None:
     """What was confirmed is there for another client, on the partition that was asked for."""
-    gate = OpenGate()
+    gate, place = OpenGate(), TopicPartition(plan.due_topic, 4)
+    other = Consumer({"bootstrap.servers": kafka, "group.id": f"{plan.group}.other"})
     async with running(plan, gate) as app:
-        publisher = FaustPublisher(lambda: app, timeout_s=10)
+        assert other.get_watermark_offsets(place, timeout=20) == (0, 0)
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
         await publisher.publish(
             OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=(("a", b"b"),), partition=4)
         )
+        # Asked without letting the event loop turn: the producer can do nothing more meanwhile.
+        assert other.get_watermark_offsets(place, timeout=20) == (0, 1)
+        other.close()
         await wait_until(lambda: len(gate.taken) == 1, timeout_s=START_S)
     [message] = gate.taken
     assert (message.topic, message.partition, message.value) == (plan.due_topic, 4, b"v")
@@ -281,3 +294,63 @@ async def test_a_static_member_comes_back_unnoticed_and_yields_to_its_successor(
                 assert isinstance(gates[0].fatal[0], BrokerError)
                 assert gates[1].fatal == []
         assert consumer_of(other).current_assignment is undisturbed
+
+
+@pytest.mark.real_kafka
+async def test_a_refused_record_does_not_close_its_partition_to_those_after_it(
+    real_kafka: str, prefix: str
+) -> None:
+    """G1: behind a gap in what a producer sends the broker takes nothing, and it refuses whole batches."""
+    plan, topic = plan_for(real_kafka, prefix), f"{prefix}.small"
+    create_real_topics(real_kafka, {plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
+    create_real_topics(real_kafka, {topic: 1}, {"max.message.bytes": "2000"})
+    async with running(plan, OpenGate()) as app:
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
+        small = OutgoingRecord(topic=topic, key=b"k", value=b"v", headers=())
+        await publisher.publish(small)
+        with pytest.raises(RecordTooLargeError):
+            await publisher.publish(replace(small, value=b"v" * 3000))
+        for _ in range(3):
+            await publisher.publish(small)
+        together = [publisher.publish(replace(small, value=b"v" * 500)) for _ in range(20)]
+        await asyncio.gather(*together)
+    stored = Consumer({"bootstrap.servers": real_kafka, "group.id": prefix})
+    assert stored.get_watermark_offsets(TopicPartition(topic, 0), timeout=20) == (0, 24)
+    stored.close()
+
+
+async def test_a_producer_that_ended_is_no_reason_to_try_again(
+    embedded_broker: EmbeddedBroker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing is repeated until the broker confirms; without a sender that would be for ever."""
+    plan = plan_for(embedded_broker.address, prefix)
+    embedded_broker.create_topics({plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
+    async with running(plan, OpenGate()) as app:
+        producer = app.producer
+        assert isinstance(producer, IdempotentProducer)
+        accumulator = producer._ensure_producer()._message_accumulator
+        monkeypatch.setattr(accumulator, "drain_by_nodes", None)
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
+        record = OutgoingRecord(topic=plan.due_topic, key=b"k", value=b"v", headers=())
+        with pytest.raises(PublishRefusedError):
+            await publisher.publish(record)
+
+
+async def test_a_topic_that_is_not_known_yet_is_a_reason_to_try_again(
+    embedded_broker: EmbeddedBroker, prefix: str
+) -> None:
+    """A worker outlives a broker that is away when it parks to a tier for the first time."""
+    plan, later = plan_for(embedded_broker.address, prefix), f"{prefix}.later"
+    plan = replace(plan, publish_timeout_s=1.0)
+    embedded_broker.create_topics({plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS, later: 1})
+    async with running(plan, OpenGate()) as app:
+        publisher = FaustPublisher(lambda: app, timeout_s=10, watched=TimedWork("publish"))
+        record = OutgoingRecord(topic=later, key=b"k", value=b"v", headers=())
+        embedded_broker.down()
+        try:
+            with pytest.raises(PublishError) as given_up:
+                await publisher.publish(record)
+        finally:
+            embedded_broker.up()
+        assert not isinstance(given_up.value, PublishRefusedError)
+        await publisher.publish(record)

@@ -119,6 +119,28 @@ def _raw_answer(raw: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWri
     return answer
 
 
+async def test_a_rotated_key_goes_out_with_the_next_call_of_the_same_client(tmp_path: Path) -> None:
+    """The file alone is changed: neither the process nor its connections are made anew."""
+    path = tmp_path / "key"
+    path.write_text("sk-first\n")
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        heard.extend(line for line in head.splitlines() if line.lower().startswith(b"authorization"))
+        writer.write(b"HTTP/1.1 503 Away\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+
+    async with _server(listen) as base_url:
+        caller = HttpLlmCaller("openai", base_url, api_key=ApiKeyFile(path), timeout_s=5)
+        async with caller:
+            await caller.call(_request())
+            path.write_text("sk-second\n")
+            await caller.call(_request())
+
+    assert [line.partition(b" ")[2] for line in heard] == [b"Bearer sk-first", b"Bearer sk-second"]
+
+
 @pytest.mark.parametrize("format", _FORMATS)
 async def test_a_call_is_answered_and_recorded_with_its_id(provider: ProviderProcess, format: str) -> None:
     """Text, model and usage come back; identity, step and attempt are in the provider's record."""

@@ -6,6 +6,7 @@ On real Kafka only: the embedded broker's groups are not the ones that productio
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.waiting import wait_until_sync
 pytestmark = [pytest.mark.slow, pytest.mark.real_kafka]
 
 MAX_RUNNING = 20
+DRAIN_S = 10  # as the deployment sets it
 
 
 @pytest.fixture
@@ -42,24 +44,66 @@ def ends_of(ends: list[Seen]) -> set[tuple[str, str | None]]:
     return {(origin(end), end.header("ce_id")) for end in ends}
 
 
-def test_workers_that_come_and_go_under_load_lose_nothing_and_pay_once(deployment: Deployment) -> None:
-    """G1, G4, G5: a second worker joins, the first leaves on SIGTERM, a third takes its place."""
-    events = conversations(count=40, turns=10)
-    deployment.publish("support-chat", events, key="conversation_id")
-    first = deployment.start_worker("support-chat")
-    deployment.wait_for_ends("support-chat", 40, timeout_s=60)
-    second = deployment.start_worker("support-chat")
-    wait_until_sync(lambda: "delivery.done" in second.log.read_text(), timeout_s=40, what="second has work")
-    assert first.stop() == 0
-    third = deployment.start_worker("support-chat")
+def test_scaling_out_and_in_with_hundreds_in_flight_pays_for_no_call_twice(
+    real_kafka: str, prefix: str, tmp_path: Path
+) -> None:
+    """G1, G4, G5: from one worker to three and back; who takes over waits for the answers on the wire."""
+    with Deployment(
+        kafka=real_kafka,
+        prefix=prefix,
+        folder=tmp_path,
+        partitions=6,
+        limits={"requests_per_minute": 600_000, "tokens_per_minute": 1_000_000_000},
+        stream={"max_running": 300},
+        # 150 ms to 1 s for a call.
+        provider_arguments=("--latency-ms", "150", "--jitter-ms", "850"),
+    ) as deployment:
+        create_real_topics(real_kafka, deployment.topics)
+        events = conversations(count=300, turns=14)
+        deployment.publish("support-chat", events, key="conversation_id")
 
-    ends = deployment.wait_for_ends("support-chat", len(events), timeout_s=90)
+        def hundreds_are_on_the_wire() -> bool:
+            return sum(call["completed_at"] is None for call in deployment.calls()) >= 100
 
-    assert {origin(end) for end in ends} == expected_origins(deployment, "support-chat")
-    assert len(ends_of(ends)) == len(events)
-    assert out_of_order(ends) == 0
-    assert paid_twice(deployment.calls()) == 0
-    assert (second.stop(), third.stop()) == (0, 0)
+        workers = [deployment.start_worker("support-chat")]
+        wait_until_sync(hundreds_are_on_the_wire, timeout_s=60, what="a hand-over of something")
+        workers += [deployment.start_worker("support-chat") for _ in range(2)]
+        wait_until_sync(
+            lambda: all("delivery.done" in worker.log.read_text() for worker in workers),
+            timeout_s=40,
+            what="everybody has work",
+        )
+        for leaving in workers[:2]:
+            wait_until_sync(hundreds_are_on_the_wire, timeout_s=20, what="a hand-over of something")
+            assert leaving.stop() == 0
+
+        ends = deployment.wait_for_ends("support-chat", len(events), timeout_s=90)
+
+        assert paid_twice(deployment.calls()) == 0
+        assert {origin(end) for end in ends} == expected_origins(deployment, "support-chat")
+        assert len(ends) == len(ends_of(ends)) == len(events)
+        assert out_of_order(ends) == 0
+
+
+def test_sigterm_lets_mere_waiters_go_at_once(real_kafka: str, prefix: str, tmp_path: Path) -> None:
+    """G5: what only waits for its permit goes back unpaid; a drain takes as long as the calls on the wire."""
+    with Deployment(
+        kafka=real_kafka,
+        prefix=prefix,
+        folder=tmp_path,
+        limits={"requests_per_minute": 30, "tokens_per_minute": 10_000_000},
+    ) as deployment:
+        create_real_topics(real_kafka, deployment.topics)
+        deployment.publish("support-chat", conversations(count=20, turns=1), key="conversation_id")
+        worker = deployment.start_worker("support-chat")
+        deployment.wait_for_ends("support-chat", 1, timeout_s=30)
+        began_s = time.monotonic()
+
+        assert worker.stop() == 0
+
+        assert time.monotonic() - began_s < DRAIN_S / 2
+        ends = deployment.read(deployment.results("support-chat"))
+        assert len(ends) == len(deployment.calls()) < 20
 
 
 def test_a_worker_stopped_longer_than_its_session_makes_no_second_end(deployment: Deployment) -> None:

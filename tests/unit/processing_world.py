@@ -163,6 +163,9 @@ class World:
         self.lines: list[dict[str, object]] = []
         self.work: asyncio.Task[Verdict] | None = None
         self.waiting_here: set[tuple[Hashable, int]] = set()
+        self.waits_here: Callable[[Hashable, int], bool] = lambda lane, order: (
+            (lane, order) in self.waiting_here
+        )
         self.draw = 0.5
         self.handler = self.handler or load_handler(self.own.agent)
         self.policy = RetryPolicy.from_settings(self.settings.retry, self.own)
@@ -228,7 +231,7 @@ class World:
                 histories=state,
                 steps=steps,
                 publisher=self.wrap("publisher", self.publisher),
-                waits_here=lambda lane, order: (lane, order) in self.waiting_here,
+                waits_here=lambda lane, order: self.waits_here(lane, order),  # noqa: PLW0108 - tests set another
                 log=lambda name, fields: self.lines.append({"name": name, **fields}),
                 sleep=self._sleep,
                 traces=self.traces,

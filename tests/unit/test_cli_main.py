@@ -74,3 +74,28 @@ def test_a_commands_integer_is_the_exit_code(answer: int | None, code: int) -> N
         return answer
 
     assert run(app, ["answer"]) == code
+
+
+def test_a_crash_is_told_without_the_values_in_it() -> None:
+    """G7: what an exception quotes does not reach stderr, nor what it came from; places in the code do."""
+    program = (
+        "import sys, threading\n"
+        "from sluicegate.cli import main\n"
+        "def crash(app, arguments):\n"
+        "    thread = threading.Thread(target=lambda: int('canary-in-a-thread'))\n"
+        "    thread.start(); thread.join()\n"
+        "    try: int('canary-cause')\n"
+        "    except ValueError as exc: raise KeyError('canary-text') from exc\n"
+        "sys.modules['sluicegate.cli.main'].run = crash\n"
+        "main()\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.count("this is a bug") == 2
+    assert "KeyError" in done.stderr
+    assert "ValueError" in done.stderr
+    assert "canary" not in done.stderr

@@ -36,9 +36,9 @@ def test_it_gives_out_what_is_due_by_time_and_nothing_else(
         model.append(entry)
     for now_ms in data.draw(st.lists(st.integers(-60, 60), max_size=5)):
         if data.draw(st.booleans()):
-            lost = ("t", data.draw(st.integers(0, 3)))
-            kept = [entry for entry in model if entry.partition != lost]
-            assert queue.drop_partition(lost) == len(model) - len(kept)
+            lost = {("t", number) for number in data.draw(st.sets(st.integers(0, 3)))}
+            kept = [entry for entry in model if entry.partition not in lost]
+            assert queue.drop_partitions(lost) == len(model) - len(kept)
             model = kept
         expected = sorted((entry for entry in model if entry.due_ms <= now_ms), key=lambda e: e.due_ms)
         released = []

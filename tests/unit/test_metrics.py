@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from consumers.relay.held_partition import HeldPartition, InHand, Window
+from consumers.relay.held_partition import HeldPartition, Room, Window
 from consumers.relay.observing import Observer
 from consumers.relay.plan import Mended, Move, Tier, hold
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
@@ -21,6 +21,7 @@ from sluicegate.records import Record
 from sluicegate.telemetry.labels import CIRCUIT, OTHER, REPAIR, refused_map
 from sluicegate.telemetry.metrics import Availability, Metrics
 from streams.runtime.assignment import Assignment
+from streams.runtime.liveness import Vitals
 from streams.runtime.observing import WorkerObserver
 from tests.unit.processing_world import World, answer
 
@@ -39,6 +40,7 @@ TIER = Tier(
     retention_s=2_592_000,
 )
 PLACE = Partition(topic="retry.2", number=0)
+ROOM = Room(is_full=False, sure_bytes=1000)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -155,10 +157,7 @@ def held_partition(*, stored_ms: int, due_ms: int, offsets: int) -> HeldPartitio
         )
         held = hold(record, TIER, partitions=None, now_ms=NOW_MS)
         partition.tracker.delivered(offset)
-        in_hand = InHand(held=held, owner=partition)
-        entry = DueEntry(
-            due_ms=held.wake_at_ms, partition=PLACE, offset=offset, size_bytes=1, payload=in_hand
-        )
+        entry = DueEntry(due_ms=held.wake_at_ms, partition=PLACE, offset=offset, size_bytes=1, payload=held)
         partition.entered(entry, stored_ms)
     return partition
 
@@ -170,7 +169,7 @@ def test_the_relay_shows_what_is_parked_how_old_and_how_overdue() -> None:
     tier = {"stream": "support-chat", "tier": "2"}
     partition = held_partition(stored_ms=NOW_MS - 600_000, due_ms=NOW_MS - 90_000, offsets=2)
 
-    observer.look([partition], {PLACE: 12}, NOW_MS)
+    observer.look([partition], ROOM, {PLACE: 12}, NOW_MS)
 
     assert value(metrics, "relay_parked", **tier) == 12
     assert value(metrics, "relay_waiting", **tier) == 2
@@ -180,7 +179,7 @@ def test_the_relay_shows_what_is_parked_how_old_and_how_overdue() -> None:
     assert value(metrics, "relay_watermark_lag_records", **tier) == 2
     assert value(metrics, "relay_retention_seconds", **tier) == 2_592_000
 
-    observer.look([], {PLACE: 12}, NOW_MS)
+    observer.look([], ROOM, {PLACE: 12}, NOW_MS)
     assert value(metrics, "relay_oldest_parked_seconds", **tier) == 0
 
 
@@ -199,8 +198,6 @@ def test_an_early_release_is_counted_and_a_late_one_is_not(early_ms: int, expect
 
 class Owning:
     """Stands in for the consumer: what the observer reads of it."""
-
-    fetched_at = heartbeat_at = 0.0
 
     def __init__(self, assignment: Assignment) -> None:
         self.current_assignment = assignment
@@ -228,12 +225,15 @@ async def test_a_worker_shows_its_lag_and_its_oldest_event_by_topic() -> None:
     trackers[TP(world.topics.input, 3)].delivered(0)
     refused = {TP(world.topics.due, 3): Refusal.GARBAGE}
     consumer: Any = Owning(Assignment(generation=1, trackers=trackers, refused_maps=refused))
+    now_s = [100.0]
+    vitals = Vitals(now_s=lambda: now_s[0])
     observer = WorkerObserver(
         stream="support-chat",
         due_topic=world.topics.due,
         metrics=world.metrics,
         dispatcher=dispatcher,
         consumer=lambda: consumer,
+        vitals=vitals,
         wall_s=lambda: world.clock.ms / 1000 + 45,
     )
 
@@ -248,6 +248,11 @@ async def test_a_worker_shows_its_lag_and_its_oldest_event_by_topic() -> None:
     assert value(world.metrics, "events_oldest_seconds", **fresh) == 45
     assert value(world.metrics, "events_oldest_seconds", **again) == 0
     assert value(world.metrics, "assigned_partitions", **fresh) == 1
+    assert value(world.metrics, "heartbeat_age_seconds") == 0
+    vitals.answered.beat()
+    now_s[0] += 7
+    assert value(world.metrics, "heartbeat_age_seconds") == 7
+    assert value(world.metrics, "fetch_age_seconds") == 0
     assert world.count("repairs", stream="support-chat", kind="done-map-garbage") == 1
 
 

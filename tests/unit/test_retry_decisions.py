@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -401,3 +402,32 @@ def test_a_follower_is_parked_behind_its_predecessor(
     assert least_s - 0.001 <= delay_s <= least_s * 1.1 + 1.001
     assert decision.tier == tier_for(delay_s, POLICY.tiers_s)
     assert (decision.source, decision.reason) == (RetrySource.PREDECESSOR, None)
+
+
+@given(data=st.data(), hops=st.integers(1, 12))
+def test_no_event_goes_round_faster_than_once_a_second_while_it_stands_behind(
+    data: st.DataObject, hops: int
+) -> None:
+    """Whatever its predecessors' due times are from hop to hop, and however promptly it is released."""
+    now_ms = NOW_MS
+    for deferrals in range(hops):
+        predecessor_due_ms = now_ms + data.draw(st.integers(-(10**9), 10**8))
+        park = decide_behind(predecessor_due_ms, deferrals, POLICY, now_ms, data.draw(draws.map(always)))
+        assert park.due_at_ms - now_ms >= min(30, 2**deferrals) * 1000
+        assert park.due_at_ms >= predecessor_due_ms
+        now_ms = park.due_at_ms + data.draw(st.integers(0, 100))
+
+
+@given(head_ms=st.integers(0, 3_600_000), apart_ms=st.integers(0, 20), seed=st.integers(0, 100))
+def test_a_long_line_behind_a_parked_event_is_back_soon_after_it(
+    head_ms: int, apart_ms: int, seed: int
+) -> None:
+    """Each waits for the one before it, in order: no share of that wait is added a thousand times over."""
+    random = Random(seed).random
+    due_ms, followers = NOW_MS + head_ms, 1000
+    for number in range(1, followers + 1):
+        now_ms = NOW_MS + number * apart_ms
+        park = decide_behind(due_ms, 0, POLICY, now_ms, random)
+        assert park.due_at_ms > due_ms
+        due_ms = park.due_at_ms
+    assert due_ms <= max(NOW_MS + head_ms, now_ms + 2_000) + followers * 11

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from sluicegate.records import Headers, Origin
 from sluicegate.retry.headers import (
     RETRY_HEADER_NAMES,
+    Due,
     ReplaySource,
     RetryHeaders,
     RetrySource,
     next_copy,
     origin_headers,
     parse_dead_letter_headers,
+    parse_due,
     parse_retry_headers,
     replay_copy,
     with_retry_headers,
@@ -136,6 +138,20 @@ def test_hostile_headers_never_crash_nor_leave_their_bounds(
     again = parse(with_retry_headers((), parsed))
     assert again is not None
     assert again.repaired == ()
+
+
+@given(others=hostile, retry=sound, data=st.data())
+def test_a_relay_reads_what_a_worker_reads(others: Headers, retry: RetryHeaders, data: st.DataObject) -> None:
+    """Reading the due time alone gives what reading everything gives, whatever the headers are."""
+    mixed = tuple(data.draw(st.permutations((*with_retry_headers((), retry), *others))))
+    headers = data.draw(st.sampled_from([mixed, others]))
+    full = parse(headers)
+    expected = full and Due(
+        partition=full.origin.partition,
+        due_at_ms=full.due_at_ms,
+        was_mended="retry-due-at-ms" in full.repaired,
+    )
+    assert parse_due(headers, now_ms=NOW_MS, horizon_s=HORIZON_S) == expected
 
 
 @given(others=hostile)

@@ -21,7 +21,12 @@ STREAM = "agent = 'a:b'\nmodel = 'm'\nprovider = 'main'"
 BACKUP = "[providers.backup]\nbase_url = 'http://x/v1'\n[streams.documents]"
 PRICES = "input_dollars_per_million = 1\noutput_dollars_per_million = 1"
 # Keys that take any text at all.
-ANY_TEXT = {("streams", "documents", "model"), ("providers", "main", "api_key_file"), ("http", "host")}
+ANY_TEXT = {
+    ("streams", "documents", "model"),
+    ("providers", "main", "api_key_file"),
+    ("redis", "password_file"),
+    ("http", "host"),
+}
 
 CONTRACT = """
 [kafka]
@@ -503,6 +508,44 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
         load_settings(path, {})
+
+
+SASL = "sasl_username = 'u'\nsasl_password_file = '/p'"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[kafka]\nsecurity_protocol = 'SASL_SSL'", "needs sasl_username and sasl_password_file"),
+        ("[kafka]\nsecurity_protocol = 'SASL_SSL'\nsasl_username = 'u'", "needs sasl_username and"),
+        (f"[kafka]\n{SASL}", "need security_protocol SASL_SSL or"),
+        (f"[kafka]\nsecurity_protocol = 'SSL'\n{SASL}", "need security_protocol SASL_SSL or"),
+        (f"[kafka]\nsecurity_protocol = 'SASL_PLAINTEXT'\nsasl_mechanism = 'PLAIN'\n{SASL}", "unencrypted"),
+        ("[kafka]\nca_file = '/ca'", "need security_protocol SSL or SASL_SSL"),
+        (f"[kafka]\nsecurity_protocol = 'SASL_PLAINTEXT'\n{SASL}\nca_file = '/ca'", "need security_protocol"),
+        ("[kafka]\nsecurity_protocol = 'SSL'\ncertificate_file = '/c'", "give both or neither"),
+        ("[kafka]\nsecurity_protocol = 'SSL'\nkey_password_file = '/p'", "has no effect without key_file"),
+        ("[kafka]\nsecurity_protocol = 'ssl'", "must be 'PLAINTEXT', 'SSL'"),
+        ("[kafka]\nsasl_password = 'p'", "did you mean sasl_password_file"),
+        ("[redis]\nusername = 'u'", "username needs password_file"),
+        ("[redis]\nurl = 'redis://u:p@h'\npassword_file = '/p'", "holds a user or password already"),
+        ("[redis]\nca_file = '/ca'", "need a rediss:// url"),
+        ("[redis]\nurl = 'rediss://h?ssl_cert_reqs=none'", "no ssl_ options"),
+    ],
+)
+def test_a_door_that_is_half_locked_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    """Keys that would have no effect, or leave a password readable, never pass for security."""
+    assert words in refusal(tmp_path, text)
+
+
+def test_files_of_secrets_may_come_by_environment_and_be_taken_back_by_it(tmp_path: Path) -> None:
+    """An empty variable is no file; a name of digits stays a name."""
+    path = tmp_path / "sluicegate.toml"
+    path.write_text("[redis]\nusername = '1'\npassword_file = '/p'")
+    variables = {"SLUICEGATE_REDIS__USERNAME": "2024", "SLUICEGATE_KAFKA__CA_FILE": ""}
+    settings = load_settings(path, variables)
+    assert (settings.redis.username, settings.redis.password_file) == ("2024", Path("/p"))
+    assert settings.kafka.ca_file is None
 
 
 def _every_key() -> list[tuple[str, ...]]:

@@ -73,7 +73,7 @@ def run_demo(options: DemoOptions, view: View, folder: Path) -> Ledger:
             stack.callback(delete_from_redis, options.redis, names)
         if options.kafka is not None:
             stack.callback(delete_from_kafka, settings, view.note)
-            create_missing(settings, KafkaAdmin(settings.kafka.bootstrap_servers))
+            create_missing(settings, KafkaAdmin.of(settings.kafka))
         records = ProviderRecords(local.provider)
         stack.callback(records.close)
         run = _Run(
