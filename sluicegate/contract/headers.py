@@ -9,7 +9,7 @@ from sluicegate.errors import BadEventReason
 from sluicegate.llm.outcomes import Reason
 from sluicegate.processing.letters import LetterReason
 from sluicegate.retry.decisions import EndReason
-from sluicegate.retry.headers import RetrySource
+from sluicegate.retry.headers import ReplaySource, RetrySource
 
 _NUMBER: Final = "^[0-9]+$"
 _ENVELOPE: Final = ("ce_id", "ce_source", "ce_type")
@@ -67,6 +67,7 @@ _RETRY_SOMETIMES: Final[JsonSchema] = {
     "retry-http-status": _number("The last call's status."),
     "replay-id": _text("The replay that brought it back."),
     "replay-count": _number("How often it was replayed."),
+    "replay-source": _text("What the replay read.", enum=sorted(map(str, ReplaySource))),
 }
 _LETTER: Final[JsonSchema] = {
     "dlq-reason": _text("Why the event ended.", enum=_REASONS),
@@ -96,6 +97,9 @@ def result_headers(ce_type: str) -> JsonSchema:
     sometimes = {
         "traceparent": envelope.pop("traceparent"),
         "llm-routes": _text("Which providers (or provider/model) answered, with commas between."),
+        "llm-calls": _number("How many completed LLM calls it took."),
+        "llm-input-tokens": _number("What they read."),
+        "llm-output-tokens": _number("What they wrote."),
         "predecessor-dead-lettered": _number(
             "Offset of an earlier event of the key that ended as a dead letter, where one did."
         ),
