@@ -15,6 +15,7 @@ _BENCHMARKS = {
     "relay_capacity": "records a second that a relay hands on, memory of what it holds, and how both grow",
     "relay_fidelity": "lateness and bursts of releases, our heap beside a FIFO tier (5 minutes)",
     "relay_recovery": "what a kill -9 of one of two relays costs, and a rollout",
+    "state_scripts": "what an event's scripts cost our process, beside calling them one by one",
     "worker_throughput": "a whole worker beside a bare loop: events/s, CPU per event, memory",
 }
 

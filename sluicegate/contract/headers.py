@@ -8,7 +8,7 @@ from sluicegate.contract.schemas import JsonSchema
 from sluicegate.errors import BadEventReason
 from sluicegate.llm.outcomes import Reason
 from sluicegate.retry.decisions import EndReason, LetterReason
-from sluicegate.retry.headers import RetrySource
+from sluicegate.retry.headers import ReplaySource, RetrySource
 
 _NUMBER: Final = "^[0-9]+$"
 _ENVELOPE: Final = ("ce_id", "ce_source", "ce_type")
@@ -68,6 +68,7 @@ _RETRY_SOMETIMES: Final[JsonSchema] = {
     "retry-http-status": _number("The last call's status."),
     "replay-id": _text("The replay that brought it back."),
     "replay-count": _number("How often it was replayed."),
+    "replay-source": _text("What the replay read.", enum=sorted(map(str, ReplaySource))),
     "retry-traceparent": _text("The span of the delivery that ended it (W3C Trace Context)."),
 }
 _LETTER: Final[JsonSchema] = {
@@ -98,6 +99,9 @@ def result_headers(ce_type: str) -> JsonSchema:
     sometimes = {
         "traceparent": envelope.pop("traceparent"),
         "llm-routes": _text("Which providers (or provider/model) answered, with commas between."),
+        "llm-calls": _number("How many completed LLM calls it took."),
+        "llm-input-tokens": _number("What they read."),
+        "llm-output-tokens": _number("What they wrote."),
         "predecessor-dead-lettered": _number(
             "Offset of an earlier event of the key that ended as a dead letter, where one did."
         ),

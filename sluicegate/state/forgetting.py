@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sluicegate.state.keys import prefix_of
-from sluicegate.state.scripts import Call, ScriptRunner, load_script
+from sluicegate.state.scripts import ScriptRunner
 from sluicegate.state.translation import redis_errors_translated
+from sluicegate.state.wire import Call, load_script
 
 if TYPE_CHECKING:
     import redis.asyncio

@@ -34,7 +34,8 @@ from sluicegate.state.api import (
 from sluicegate.state.codec import pack_end, pack_entry, unpack_end, unpack_entry
 from sluicegate.state.keeping import Keeping
 from sluicegate.state.keys import Keys, keys_of
-from sluicegate.state.scripts import Call, ScriptRunner, load_script
+from sluicegate.state.scripts import ScriptRunner
+from sluicegate.state.wire import Call, load_script
 
 
 class RedisState:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from sluicegate.state.translation import redis_errors_translated
+from sluicegate.state.wire import INFO_SERVER, Call, PackedCall
 
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 # Bounds how long the event loop is at one batch's replies (some 20 us each).
@@ -26,43 +25,11 @@ _MOST_AT_ONCE = 200
 _LEAST_APART_S = 0.002
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
-    """A script's text and the SHA-1 by which EVALSHA knows it."""
-
-    text: str
-    sha: str
-
-
-def load_script(name: str) -> Script:
-    """Read `<name>.lua` beside this module. SHA-1 is Redis's choice and guards nothing here."""
-    text = resources.files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
-    return Script(text=text, sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a script. The server's run_id goes in front of `args` as ARGV[1]."""
-
-    script: Script
-    keys: tuple[str, ...]
-    args: tuple[str | bytes | int, ...]
-
-    def encoded(self) -> Call:
-        """Return the same call with its text as UTF-8. Raises UnicodeEncodeError for text that has none."""
-        return replace(self, args=tuple(arg.encode() if isinstance(arg, str) else arg for arg in self.args))
-
-    def command(self, run_id: bytes, *, by_text: bool) -> tuple[str | bytes | int, ...]:
-        """Return the command: EVALSHA, or EVAL with the whole text."""
-        how = ("EVAL", self.script.text) if by_text else ("EVALSHA", self.script.sha)
-        return (*how, len(self.keys), *self.keys, run_id, *self.args)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Waiting:
     """What one caller wants: its calls, answered together until `deadline` (the event loop's time)."""
 
-    calls: Sequence[Call]
+    calls: Sequence[PackedCall]
     deadline: float
     replies: asyncio.Future[list[Any]]
 
@@ -110,8 +77,8 @@ class ScriptRunner:
         """Run several scripts in one round trip and return their replies. Raises StateUnavailableError."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(
-            # Encoded here, where text that has no bytes fails its own caller only.
-            calls=[call.encoded() for call in calls],
+            # Packed here, where text that has no bytes fails its own caller only.
+            calls=[call.packed() for call in calls],
             deadline=loop.time() + self._timeout_s,
             replies=loop.create_future(),
         )
@@ -170,7 +137,7 @@ class ScriptRunner:
                 each.replies.set_result(replies[start:end])
             start = end
 
-    async def _run_on(self, connection: AbstractConnection, calls: Sequence[Call]) -> list[Any]:
+    async def _run_on(self, connection: AbstractConnection, calls: Sequence[PackedCall]) -> list[Any]:
         run_id = self._run_ids.get(connection)
         if run_id is None:
             connection.register_connect_callback(self._forget)  # type: ignore[no-untyped-call]
@@ -185,7 +152,7 @@ class ScriptRunner:
         return replies
 
     async def _ask_run_id(self, connection: AbstractConnection) -> bytes:
-        reply = (await _send(connection, [("INFO", "server")]))[0]
+        reply = (await _send(connection, [INFO_SERVER]))[0]
         if isinstance(reply, RedisError):
             raise reply
         found = _RUN_ID.search(reply)
@@ -197,13 +164,11 @@ class ScriptRunner:
         self._run_ids.pop(connection, None)
 
 
-async def _send(
-    connection: AbstractConnection, commands: Sequence[tuple[str | bytes | int, ...]]
-) -> list[Any]:
+async def _send(connection: AbstractConnection, commands: Sequence[bytes]) -> list[Any]:
     """Send commands together and read their replies; error replies are returned, not raised."""
     if not connection.is_connected:
         raise redis.ConnectionError("the connection was lost")
-    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    await connection.send_packed_command(commands, check_health=False)
     replies: list[Any] = []
     for _ in commands:
         try:
