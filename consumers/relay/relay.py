@@ -45,7 +45,6 @@ _MOST_IN_FLIGHT = 50_000
 _CONFIRMATION_POLL_S = 0.002
 _STATISTICS_MS = 2_000
 _ASK_ATTEMPTS = 3
-_LOOK_EVERY_S = 2.0
 
 
 class Sender(Protocol):
@@ -66,13 +65,15 @@ class RelayLimits:
     """Bounds of one relay; seconds where the name says so.
 
     `max_bytes` is what held records may take over all partitions, overhead included. What is on its way
-    to the broker is there a second time, in the producer. `publish_timeout_s` and `sync_commit_s` are the
-    Kafka clients' own, by which they are judged.
+    to the broker is there a second time, in the producer. Each look, for the metrics, walks over all that is
+    held: 10 ms for 130,000 records. `publish_timeout_s` and `sync_commit_s` are the Kafka clients' own, by
+    which they are judged.
     """
 
     window: Window = field(default_factory=Window)
     max_bytes: int = 320 * 1024 * 1024
     commit_interval_s: float = 0.5
+    look_interval_s: float = 2.0
     revoke_timeout_s: float = 5.0
     stop_timeout_s: float = 15.0
     request_timeout_s: float = 5.0
@@ -178,7 +179,7 @@ class Relay:
             self._next_commit_s = self._monotonic() + self._limits.commit_interval_s
             self._committing.begin(self._consumer, self._held.values())
         if self._monotonic() >= self._next_look_s:
-            self._next_look_s = self._monotonic() + _LOOK_EVERY_S
+            self._next_look_s = self._monotonic() + self._limits.look_interval_s
             self._observer.look(self._held.values(), self._room, self._ends(), self._clock.now_ms())
 
     # --- taking in ------------------------------------------------------------------------------

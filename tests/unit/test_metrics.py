@@ -18,7 +18,7 @@ from sluicegate.kafka.admin import Partition
 from sluicegate.limiter.sight import CIRCUIT_REASONS
 from sluicegate.llm.outcomes import Halted, Outcome, Reason, Rejected, Throttled
 from sluicegate.records import Record
-from sluicegate.telemetry.labels import CIRCUIT, OTHER, REPAIR, refused_map
+from sluicegate.telemetry.labels import CIRCUIT, OTHER, REPAIR, Bound, refused_map
 from sluicegate.telemetry.metrics import Availability, Metrics
 from streams.runtime.assignment import Assignment
 from streams.runtime.liveness import Vitals
@@ -181,6 +181,24 @@ def test_the_relay_shows_what_is_parked_how_old_and_how_overdue() -> None:
 
     observer.look([], ROOM, {PLACE: 12}, NOW_MS)
     assert value(metrics, "relay_oldest_parked_seconds", **tier) == 0
+
+
+def test_the_relay_shows_by_which_bound_a_partition_is_held_back() -> None:
+    """A paused partition whose next record may be due counts under its bound alone."""
+    metrics = Metrics()
+    observer = Observer([TIER], metrics)
+    tier = {"stream": "support-chat", "tier": "2"}
+    partition = held_partition(stored_ms=NOW_MS - 1000, due_ms=NOW_MS, offsets=4)
+    partition.paused = True
+
+    observer.look([partition], ROOM, {}, NOW_MS)
+    shown = {bound: value(metrics, "relay_held_back_partitions", **tier, bound=bound) for bound in Bound}
+    assert shown == {Bound.WINDOW: 1, Bound.MEMORY: 0, Bound.DONE_MAP: 0}
+    assert value(metrics, "relay_waiting_bytes", **tier) == 4
+
+    partition.paused = False
+    observer.look([partition], ROOM, {}, NOW_MS)
+    assert value(metrics, "relay_held_back_partitions", **tier, bound="window") == 0
 
 
 @pytest.mark.parametrize(("early_ms", "expected"), [(-5, 0), (0, 0), (1, 1)])
