@@ -9,6 +9,8 @@ COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --n
 
 SEED ?= 1
 RUNS ?= 1
+# Half as many again as there are cores: the slow tests mostly wait (for sessions, guards, due times).
+TEST_PROCESSES ?= $(shell $(PYTHON) -c "import os; print(max(2, (os.cpu_count() or 2) * 3 // 2))")
 
 .PHONY: install demo test check bench mutants chaos lock rights sbom clean
 .DEFAULT_GOAL := help
@@ -34,7 +36,7 @@ demo: install ## run the main job on the embedded stack
 	$(BIN)/sluicegate demo
 
 test: install ## run all tests
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n $(TEST_PROCESSES)
 
 check: install ## lint, types and import contracts
 	$(BIN)/ruff check .
