@@ -54,9 +54,9 @@ mutants: install ## take each guard out and see a test fail
 	$(BIN)/python -m tests.mutants $(WORDS)
 
 lock: ## compile the locked requirements anew
-	$(COMPILE) pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) pyproject.toml --extra otel -o requirements/runtime.lock
 	$(COMPILE) requirements/build.in -o requirements/build.lock
-	$(COMPILE) pyproject.toml --group dev requirements/build.in -o $(LOCK)
+	$(COMPILE) pyproject.toml --extra otel --group dev requirements/build.in -o $(LOCK)
 
 rights: install ## write deploy/rights anew from the topic table and the scripts
 	$(BIN)/sluicegate rights --format kafka > deploy/rights/kafka-acls.sh

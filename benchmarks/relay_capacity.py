@@ -160,7 +160,7 @@ def _held_when_still(relay: CommandProcess) -> int:
         if held and held == before:
             return int(held)
         before = held
-        time.sleep(1.5)  # above the interval in which the relay looks
+        time.sleep(2.5)  # above the interval in which the relay looks
     raise AssertionError("the relay's memory does not come to rest")
 
 

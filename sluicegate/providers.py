@@ -20,6 +20,7 @@ from sluicegate.settings import Settings
 from sluicegate.settings.routes import Route as ConfiguredRoute
 from sluicegate.telemetry.metrics import Metrics
 from sluicegate.telemetry.pulse import TimedWork
+from sluicegate.telemetry.traces import Traces
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -35,15 +36,20 @@ class Providers:
         metrics: Metrics,
         *,
         new_id: Callable[[], str],
+        traces: Traces,
         watched: TimedWork | None = None,
     ) -> None:
-        """`new_id` gives ids that no other process has; `watched` knows of every call while it lasts."""
+        """`new_id` gives ids that no other process has.
+
+        `traces` shows the calls, `watched` knows of every one while it lasts.
+        """
         self.limiters: dict[str, RedisLimiter] = {}
         self.callers: dict[str, HttpLlmCaller] = {}
         self._settings = settings
         self._redis = redis_client
         self._metrics = metrics
         self._new_id = new_id
+        self._traces = traces
         self._watched = watched
 
     def routes(self, ways: Sequence[ConfiguredRoute], own_model: str) -> tuple[Route, ...]:
@@ -85,6 +91,7 @@ class Providers:
                 provider.base_url,
                 api_key=ApiKeyFile(key_file) if (key_file := provider.api_key_file) else lambda: None,
                 timeout_s=provider.timeout_s,
+                traces=self._traces,
                 watched=self._watched,
             )
         return self.callers[name]

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from consumers.inspection.reading import RangeReader, partitions_of, unfinished_ranges
-from consumers.relay.plan import BAD_HEADERS_REASON
 from sluicegate.delivery.done_map import decode
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
 from sluicegate.records import Record
-from sluicegate.retry.headers import RetryHeaders, RetrySource, parse_retry_headers
+from sluicegate.retry.headers import BAD_HEADERS_REASON, RetryHeaders, RetrySource, parse_retry_headers
 from sluicegate.settings import Settings
 from sluicegate.topics import relay_group, stream_topics
 

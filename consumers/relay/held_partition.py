@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from consumers.relay.plan import Held, Tier
 from sluicegate.delivery.due_queue import DueEntry
 from sluicegate.delivery.offsets import OffsetTracker
 from sluicegate.kafka.admin import Partition
+from sluicegate.telemetry.labels import Bound
 
 Entry = DueEntry[Partition, Held]
 
@@ -19,14 +19,6 @@ _RETRY_MOST_S = 30.0
 # keeps no more than this of the producer's queue, so that the others go on.
 _MOST_IN_FLIGHT = 500
 _SURE_PART = 8
-
-
-class Bound(StrEnum):
-    """What keeps the next record in Kafka although it may be due. A closed set: it becomes a metric label."""
-
-    MEMORY = "memory"
-    WINDOW = "window"
-    DONE_MAP = "done-map"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +48,7 @@ class HeldPartition:
     tier: Tier
     window: Window
     tracker: OffsetTracker = field(default_factory=OffsetTracker)
-    records: int = 0
+    held: dict[int, Held] = field(default_factory=dict)  # by offset, in the order of the log
     bytes: int = 0
     last_appended_ms: int | None = None
     paused: bool = False
@@ -77,15 +69,35 @@ class HeldPartition:
         """Whether one more record may be on its way."""
         return not self.stopped and self.in_flight < _MOST_IN_FLIGHT
 
+    @property
+    def records(self) -> int:
+        """How many records are in memory."""
+        return len(self.held)
+
+    @property
+    def fill(self) -> float:
+        """How full the window is; above 1 by what the last batch brought."""
+        return self.records / self.window.max_records
+
+    def oldest_s(self, now_ms: int) -> float:
+        """Return the age of the oldest record in memory, since it was appended; 0 when there is none."""
+        oldest = next(iter(self.held.values()), None)
+        return 0.0 if oldest is None else max(0, now_ms - oldest.stored_at_ms) / 1000
+
+    def overdue_s(self, now_ms: int) -> float:
+        """Return for how long the record that is due the longest has been so. O(what is in memory)."""
+        soonest_ms = min((held.wake_at_ms for held in self.held.values()), default=now_ms)
+        return max(0, now_ms - soonest_ms) / 1000
+
     def entered(self, entry: Entry, appended_ms: int | None) -> None:
         """Count a record into memory; `appended_ms` None where the broker keeps the producer's time."""
-        self.records += 1
+        self.held[entry.offset] = entry.payload
         self.bytes += entry.size_bytes
         self.last_appended_ms = appended_ms
 
     def left(self, entry: Entry) -> None:
         """Count a record out of memory: it is confirmed where it went."""
-        self.records -= 1
+        del self.held[entry.offset]
         self.bytes -= entry.size_bytes
         self.tracker.done(entry.offset)
 

@@ -11,20 +11,24 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sluicegate.records import Headers, OutgoingRecord, Record
-from sluicegate.retry.headers import DLQ_REASON, Due, parse_due, parse_retry_headers, with_retry_headers
+from sluicegate.retry.headers import (
+    BAD_HEADERS_REASON,
+    DLQ_REASON,
+    Due,
+    parse_due,
+    parse_retry_headers,
+    with_retry_headers,
+)
 from sluicegate.retry.policy import tier_bounds_s, tier_for
 from sluicegate.settings import Settings
 from sluicegate.topics import stream_topics
 
-BAD_HEADERS_REASON = "bad-retry-headers"
-"""`dlq-reason` of a record in a tier that names no origin, copy or existing partition."""
-
 # A record is held at least this long before it is parked again: a producer's clock that is far behind
 # would else send it round and round through Kafka.
 _LEAST_HOLD_MS = 1000
-# What CPython takes for a held record and its place in the heap, beside the bytes of the record itself
+# What CPython takes for a held record and its places in heap and partition, beside the bytes of the record
 # (benchmarks/relay_capacity.py).
-_OVERHEAD_BYTES = 700
+_OVERHEAD_BYTES = 750
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,7 @@ class Tier:
     siblings: tuple[str, ...]
     bounds_s: tuple[float, ...]
     horizon_s: float
+    retention_s: float
 
 
 class Mended(StrEnum):
@@ -117,6 +122,7 @@ def tiers_of(settings: Settings) -> tuple[Tier, ...]:
                     siblings=topics.tiers,
                     bounds_s=bounds,
                     horizon_s=settings.retry.horizon_s,
+                    retention_s=settings.topics.retry_retention_s,
                 )
             )
     return tuple(found)

@@ -65,13 +65,15 @@ class RelayLimits:
     """Bounds of one relay; seconds where the name says so.
 
     `max_bytes` is what held records may take over all partitions, overhead included. What is on its way
-    to the broker is there a second time, in the producer. `publish_timeout_s` and `sync_commit_s` are the
-    Kafka clients' own, by which they are judged.
+    to the broker is there a second time, in the producer. Each look, for the metrics, walks over all that is
+    held: 10 ms for 130,000 records. `publish_timeout_s` and `sync_commit_s` are the Kafka clients' own, by
+    which they are judged.
     """
 
     window: Window = field(default_factory=Window)
     max_bytes: int = 320 * 1024 * 1024
     commit_interval_s: float = 0.5
+    look_interval_s: float = 2.0
     revoke_timeout_s: float = 5.0
     stop_timeout_s: float = 15.0
     request_timeout_s: float = 5.0
@@ -83,7 +85,8 @@ class Relay:
     """Hands parked records on when they are due. Not thread-safe but for `ready`, `loop` and `publishes`.
 
     `partition_counts` says how many partitions each topic has; it is asked at every assignment.
-    `clock` is the one that due times are measured by.
+    `clock` is the one that due times are measured by. `ends` tells the next offset of each partition, as far
+    as somebody knows it, without asking Kafka.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Relay:
         clock: Clock,
         metrics: Metrics,
         partition_counts: Callable[[], Mapping[str, int]],
+        ends: Callable[[], Mapping[Partition, int]] = dict,
         limits: RelayLimits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -103,6 +107,7 @@ class Relay:
         self._clock = clock
         self._observer = Observer(tiers, metrics)
         self._partition_counts = partition_counts
+        self._ends = ends
         self._limits = limits or RelayLimits()
         self._monotonic = monotonic
         self._counts: Mapping[str, int] = {}
@@ -113,6 +118,8 @@ class Relay:
         self._congested = False
         self._committing = Committing()
         self._next_commit_s = 0.0
+        self._next_look_s = 0.0
+        self._polled_at_s: float | None = None
         self._joined = False
         self._broker_up = False
         #: The loop, turn by turn and step by step of a rebalance.
@@ -153,6 +160,9 @@ class Relay:
     def turn(self) -> None:
         """Take what has arrived, hand on what is due, look after windows and commits."""
         self.loop.beat()
+        polled_at_s, self._polled_at_s = self._polled_at_s, self._monotonic()
+        if polled_at_s is not None:
+            self._observer.polled(self._polled_at_s - polled_at_s)
         first = self._consumer.poll(self._poll_timeout_s())
         if first is not None:
             # At once: the next call may serve a rebalance, and the record would count for a new assignment
@@ -168,7 +178,9 @@ class Relay:
         if self._monotonic() >= self._next_commit_s:
             self._next_commit_s = self._monotonic() + self._limits.commit_interval_s
             self._committing.begin(self._consumer, self._held.values())
-            self._observer.look(self._held.values(), self._room, self._clock.now_ms())
+        if self._monotonic() >= self._next_look_s:
+            self._next_look_s = self._monotonic() + self._limits.look_interval_s
+            self._observer.look(self._held.values(), self._room, self._ends(), self._clock.now_ms())
 
     # --- taking in ------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -13,7 +15,7 @@ from consumers.relay.plan import tiers_of
 from consumers.relay.relay import Relay, RelayLimits
 from sluicegate.cli.configuration import command_settings
 from sluicegate.errors import BrokerError, ConfigurationError, StateUnavailableError
-from sluicegate.kafka.admin import KafkaAdmin
+from sluicegate.kafka.admin import KafkaAdmin, Partition
 from sluicegate.kafka.config import consumer_config
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.kafka.security import librdkafka_security
@@ -31,6 +33,7 @@ _log = structlog.get_logger(__name__)
 
 _REDIS_TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 1.0
+_ENDS_EVERY_S = 15.0
 _PREFETCH_RECORDS = 500
 _PREFETCH_KBYTES = 1024
 # One answer of the broker may overshoot the prefetch; with the client's default, by 50 MB.
@@ -66,6 +69,7 @@ class _Process:
         self._redis_up = threading.Event()
         self._clock_pulse = Pulse("clock")
         self._relay: Relay | None = None
+        self._ends: Mapping[Partition, int] = {}
         self._clock = SyncRedisClock(connect_sync(settings.redis, timeout_s=_REDIS_TIMEOUT_S))
 
     def run(self) -> int:
@@ -129,8 +133,10 @@ class _Process:
                 clock=self._clock,
                 metrics=self._metrics,
                 partition_counts=admin.partition_counts,
+                ends=lambda: self._ends,
                 limits=RelayLimits(publish_timeout_s=_PUBLISH_TIMEOUT_S),
             )
+            threading.Thread(target=self._keep_ends, args=(admin,), name="ends", daemon=True).start()
             _log.info("relay.started", group=group)
             self._relay.run(self._stopping.is_set)
         _log.info("relay.stopped")
@@ -146,13 +152,28 @@ class _Process:
                 if self._redis_up.is_set() or self._relay is None:
                     _log.warning("relay.redis.away", error=str(exc))
                 self._redis_up.clear()
-                self._metrics.redis_up.set(0)
+                self._metrics.redis.went_away()
                 self._stopping.wait(_ASK_AGAIN_S)
             else:
                 self._redis_up.set()
-                self._metrics.redis_up.set(1)
+                self._metrics.redis.answered()
                 self._stopping.wait(REFRESH_EVERY_S)
         self._clock_pulse.rest()
+
+    def _keep_ends(self, admin: KafkaAdmin) -> None:
+        # Beside the loop: a broker that is away answers late, and the figures may be old meanwhile.
+        topics = [tier.topic for tier in tiers_of(self._settings)]
+        while not self._stopping.is_set():
+            with contextlib.suppress(BrokerError):  # its own lines say that Kafka is away
+                counts = admin.partition_counts()
+                self._ends = admin.ends(
+                    [
+                        Partition(topic=topic, number=number)
+                        for topic in topics
+                        for number in range(counts.get(topic, 0))
+                    ]
+                )
+            self._stopping.wait(_ENDS_EVERY_S)
 
     def _wait_for_redis(self) -> bool:
         while not self._stopping.is_set():

@@ -40,12 +40,15 @@ from sluicegate.state.redis_clock import RedisClock
 from sluicegate.telemetry.health import HealthServer, HealthThread
 from sluicegate.telemetry.logs import configure_logs
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.otel import process_traces
+from sluicegate.telemetry.traces import Traces
 from sluicegate.topics import audit_topic, input_message_bytes, stream_topics
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
 from streams.runtime.consumer import TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.intake import Intake, IntakeRules
 from streams.runtime.liveness import Liveness, Vitals
+from streams.runtime.observing import WorkerObserver
 from streams.runtime.producer import FaustPublisher
 from streams.runtime.runner import Fatal, WorkerParts, run_worker
 
@@ -87,7 +90,8 @@ def worker(stream: str, *, config: Path | None = None, embedded_broker: bool = F
 
 async def _run(settings: Settings, stream: str) -> int:
     async with AsyncExitStack() as stack:
-        build = _Composition(settings, stream)
+        traces = stack.enter_context(process_traces("sluicegate-worker", os.environ))
+        build = _Composition(settings, stream, traces)
         stack.push_async_callback(build.redis.aclose)
         for caller in build.providers.callers.values():
             await stack.enter_async_context(caller)
@@ -107,7 +111,7 @@ def _exit_soon(code: int) -> None:
 class _Composition:
     """Every object of a worker process, built once, in the order in which they need each other."""
 
-    def __init__(self, settings: Settings, stream: str) -> None:
+    def __init__(self, settings: Settings, stream: str, traces: Traces) -> None:
         own = settings.stream(stream)
         self.settings, self.stream, self.own = settings, stream, own
         self.topics = stream_topics(settings, stream)
@@ -115,13 +119,19 @@ class _Composition:
         self.handler = load_handler(own.agent)
         self.log = structlog.get_logger().bind(stream=stream)
         self.metrics = Metrics()
+        self.traces = traces
         self.fatal = Fatal()
         self.redis = connect(settings.redis, max_connections=_REDIS_CONNECTIONS, timeout_s=STATE_TIMEOUT_S)
         self.clock = RedisClock(self.redis)
         self.state = state_of(settings, stream, self.redis)
         self.vitals = Vitals()
         self.providers = Providers(
-            settings, self.redis, self.metrics, new_id=new_id, watched=self.vitals.calls
+            settings,
+            self.redis,
+            self.metrics,
+            new_id=new_id,
+            traces=traces,
+            watched=self.vitals.calls,
         )
         self.routes = self.providers.routes(settings.routes(stream), own.model)
         self.leases = LeaseKeeper(self.state, self.metrics, stream)
@@ -137,6 +147,8 @@ class _Composition:
             on_crash=self.fatal.report,
         )
         self.metrics.running.labels(stream).set_function(lambda: self.dispatcher.running)
+        self.metrics.expect_stream(stream)
+        self.metrics.slots.labels(stream).set(own.max_running)
         self.metrics.admitted.labels(stream).set_function(lambda: self.dispatcher.admitted)
         flags = PauseFlags(self.redis, group=settings.kafka.group, timeout_s=STATE_TIMEOUT_S)
         self.metrics.stream_paused.labels(stream).set(0)
@@ -146,8 +158,16 @@ class _Composition:
         self.liveness = Liveness(
             self.vitals,
             consumer=self._consumer,
-            redis_is_up=lambda: bool(self.metrics.redis_up._value.get()),
+            redis_is_up=lambda: self.metrics.redis.is_up,
             is_draining=lambda: self.intake.is_stopped,
+        )
+        self.observer = WorkerObserver(
+            stream=stream,
+            due_topic=self.topics.due,
+            metrics=self.metrics,
+            dispatcher=self.dispatcher,
+            consumer=self._consumer,
+            vitals=self.vitals,
         )
         self.health = HealthServer(
             host=settings.http.host,
@@ -171,6 +191,7 @@ class _Composition:
             random=random.random,
             new_id=new_id,
             metrics=self.metrics,
+            traces=self.traces,
         )
         return EventProcessor(
             StreamRules(
@@ -190,6 +211,7 @@ class _Composition:
                 ),
                 waits_here=self._waits_here,
                 log=self._log_line,
+                traces=self.traces,
             ),
         )
 
@@ -228,6 +250,7 @@ class _Composition:
                 self.clock.run,
                 self.pause.run,
                 self.vitals.tick,
+                self.observer.run,
             ),
             ready_to_start=self._ready_to_start,
             stop_intake=self.intake.stop,

@@ -7,8 +7,7 @@ from typing import Final
 from sluicegate.contract.schemas import JsonSchema
 from sluicegate.errors import BadEventReason
 from sluicegate.llm.outcomes import Reason
-from sluicegate.processing.letters import LetterReason
-from sluicegate.retry.decisions import EndReason
+from sluicegate.retry.decisions import EndReason, LetterReason
 from sluicegate.retry.headers import ReplaySource, RetrySource
 
 _NUMBER: Final = "^[0-9]+$"
@@ -35,7 +34,9 @@ def _cloud_event(type: JsonSchema) -> JsonSchema:
         "ce_type": type,
         "ce_time": _text("When it happened (RFC 3339).", format="date-time"),
         "content-type": _text("The value's media type.", const="application/json"),
-        "traceparent": _text("W3C Trace Context; results carry their event's."),
+        "traceparent": _text(
+            "W3C Trace Context; a result carries its worker's span, its event's where that is not traced."
+        ),
     }
 
 
@@ -68,6 +69,7 @@ _RETRY_SOMETIMES: Final[JsonSchema] = {
     "replay-id": _text("The replay that brought it back."),
     "replay-count": _number("How often it was replayed."),
     "replay-source": _text("What the replay read.", enum=sorted(map(str, ReplaySource))),
+    "retry-traceparent": _text("The span of the delivery that ended it (W3C Trace Context)."),
 }
 _LETTER: Final[JsonSchema] = {
     "dlq-reason": _text("Why the event ended.", enum=_REASONS),

@@ -133,6 +133,11 @@ class KeyedDispatcher(Generic[T]):
         """How many items wait for their lane or for a slot."""
         return len(self._lanes)
 
+    def in_hand(self) -> Iterator[Item[T]]:
+        """Yield every item that was taken and not finished."""
+        yield from (slot.item for slot in self._running)
+        yield from self._lanes.waiting()
+
     @property
     def idle(self) -> bool:
         """Whether nothing is in hand."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -139,6 +139,10 @@ class Lanes(Generic[T]):
             ready.clear()
         self._count = 0
         return dropped
+
+    def waiting(self) -> Iterator[Item[T]]:
+        """Yield all that waits."""
+        return (item for lane in self._lanes.values() for _, _, item in lane.waiting)
 
     def fullest(self, source: tuple[str, int]) -> int:
         """How many items of this source partition wait in its fullest lane."""

@@ -50,6 +50,7 @@ class OffsetTracker:
         "_confirmed",
         "_max_metadata_bytes",
         "_measure_at",
+        "_measured_bytes",
         "_measured_share",
         "_next",
         "_pending",
@@ -73,6 +74,7 @@ class OffsetTracker:
         self._version = 0
         self._confirmed = 0
         self._measured_share = 0.0
+        self._measured_bytes = 0
         self._unmeasured_changes = 0
         self._measure_at = _LEAST_CHANGES_PER_MEASURE
         self.truncated_maps = 0
@@ -161,6 +163,26 @@ class OffsetTracker:
         return len(self._unfinished)
 
     @property
+    def span(self) -> int:
+        """How far what was delivered reaches above the watermark."""
+        watermark = self.watermark()
+        return 0 if watermark is None or self._next is None else self._next - watermark
+
+    @property
+    def metadata_bytes(self) -> int:
+        """How long the map was when it was last written."""
+        return self._measured_bytes
+
+    def remaining(self, end: int) -> int:
+        """Return how many records below `end`, the partition's next offset, are not finished.
+
+        Holes count as records until they are passed. Without any commit or record everything counts.
+        """
+        start = self._next or 0
+        done_beyond = sum(start <= offset < end for offset in self._restored)
+        return len(self._unfinished) + max(0, end - start) - done_beyond
+
+    @property
     def metadata_share(self) -> float:
         """How full the next map is, by characters or by reach; measured anew when near the stop."""
         if self._unmeasured_changes >= self._measure_at:
@@ -180,6 +202,7 @@ class OffsetTracker:
             encoded = replace(encoded, truncated=True)
         share = max(len(encoded.text) / self._max_metadata_bytes, reach / MAX_SPAN_OFFSETS)
         self._measured_share = 1.0 if encoded.truncated else share
+        self._measured_bytes = len(encoded.text)
         self._unmeasured_changes = 0
         left = (METADATA_STOP_SHARE - self._measured_share) * self._max_metadata_bytes
         self._measure_at = max(_LEAST_CHANGES_PER_MEASURE, int(left / _CHARACTERS_PER_CHANGE))
@@ -219,5 +242,6 @@ class OffsetTracker:
         self._restored = DoneMap(base=0)
         self._confirmed = self._version
         self._measured_share = 0.0
+        self._measured_bytes = 0
         self._unmeasured_changes = 0
         self._measure_at = _LEAST_CHANGES_PER_MEASURE

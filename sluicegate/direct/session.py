@@ -25,6 +25,7 @@ from sluicegate.retry.policy import RetryPolicy
 from sluicegate.settings import RetrySettings, Settings
 from sluicegate.state.connecting import connect
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.otel import ambient_traces
 
 _log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ async def opened_session(
     async with AsyncExitStack() as stack:
         redis_client = connect(settings.redis, max_connections=_REDIS_CONNECTIONS, timeout_s=_REDIS_TIMEOUT_S)
         stack.push_async_callback(redis_client.aclose)
-        providers = Providers(settings, redis_client, metrics, new_id=_new_id)
+        providers = Providers(settings, redis_client, metrics, new_id=_new_id, traces=ambient_traces())
         session = Session(settings, defaults, providers, metrics)
         for caller in providers.callers.values():
             await stack.enter_async_context(caller)

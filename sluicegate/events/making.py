@@ -29,7 +29,8 @@ class Envelope:
     """An event and what its headers shall say of it.
 
     `id` None: a digest of the value. `time` None: now; it must know its time zone. A `traceparent`
-    that is not well-formed (W3C Trace Context) is left out, and the event goes without.
+    that is not well-formed (W3C Trace Context) is left out, and the event goes without. In a
+    process that traces with OpenTelemetry it names the span above the publisher's own; None: the current one.
     """
 
     event: Body = field(repr=False)

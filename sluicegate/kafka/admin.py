@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
@@ -151,6 +152,22 @@ class KafkaAdmin:
         """Return the first and the next offset of each partition."""
         with _Reader(self._config, "sluicegate-bounds") as reader:
             return {each: reader.bounds(each, self._timeout_s) for each in partitions}
+
+    def ends(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Return the next offset of each partition; one request a broker, however many there are."""
+        if not partitions:
+            return {}
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # shipped without its types
+        futures = self._client.list_offsets(
+            {TopicPartition(each.topic, each.number): latest for each in partitions},
+            request_timeout=self._timeout_s,
+        )
+        return {
+            Partition(topic=place.topic, number=place.partition): self._result(
+                future, f"read the end of {place.topic}"
+            ).offset
+            for place, future in futures.items()
+        }
 
     def committed(self, group: str, partitions: Sequence[Partition]) -> Mapping[Partition, Committed | None]:
         """Return where the group stands in each partition, None where it never committed; joins nothing."""

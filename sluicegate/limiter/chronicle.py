@@ -7,6 +7,7 @@ import structlog
 from sluicegate.limiter.api import Circuit, Lane, Permit, Signal
 from sluicegate.limiter.booking import MINUTE_DIMENSIONS, PerMinute, Quota, Reply
 from sluicegate.limiter.sight import CIRCUIT_REASONS
+from sluicegate.telemetry.labels import OUTCOME
 from sluicegate.telemetry.metrics import Metrics
 
 _log = structlog.get_logger()
@@ -33,6 +34,9 @@ class Chronicle:
         self._circuits = {
             reason: metrics.limiter_circuit_open.labels(scope, reason) for reason in CIRCUIT_REASONS.values()
         }
+        metrics.limiter_state_lost.labels(scope)  # a counter that begins at 1 hides its first growth
+        for outcome in OUTCOME.values:
+            metrics.calls.labels(scope, outcome)
         self._limits = quota.per_minute
         self._show_in_force()
         self._circuit: str | None = None

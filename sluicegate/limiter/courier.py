@@ -65,14 +65,14 @@ class Courier:
             self._told.add(text)
             _log.warning("limiter.redis-away", scope=self._scope, error=text)
         self.is_up = False
-        self._metrics.redis_up.set(0)
+        self._metrics.redis.went_away()
 
     def _came_back(self, round_trip_s: float) -> None:
         if not self.is_up:
             _log.info("limiter.redis-answers", scope=self._scope)
         self.is_up = True
         self._told.clear()
-        self._metrics.redis_up.set(1)
+        self._metrics.redis.answered()
         self._average_s += (round_trip_s - self._average_s) / 8
         self.round_trip_s = max(self._average_s, round_trip_s)
 

@@ -20,7 +20,9 @@ from sluicegate.llm.api import CallRequest
 from sluicegate.llm.classify import CALL_ERRORS, read_exception, read_response
 from sluicegate.llm.formats import wire_format
 from sluicegate.llm.outcomes import Failed, Outcome, Reason, Rejected
+from sluicegate.llm.spans import end_call, start_call
 from sluicegate.telemetry.pulse import TimedWork
+from sluicegate.telemetry.traces import NO_TRACES, Traces
 
 _CONNECT_TIMEOUT_S = 10.0
 _KEEP_ALIVE_S = 15.0
@@ -57,9 +59,12 @@ class HttpLlmCaller:
         timeout_s: float,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         wall_clock_s: Callable[[], float] = time.time,
+        traces: Traces = NO_TRACES,
         watched: TimedWork | None = None,
     ) -> None:
-        """`watched` knows of every call while it lasts."""
+        """`traces` shows every call, `watched` knows of it while it lasts."""
+        self._provider = format
+        self._traces = traces
         self._wire = wire_format(format)
         self._url = httpx.URL(base_url.rstrip("/") + self._wire.path)
         self._extensions = {"timeout": {"connect": min(_CONNECT_TIMEOUT_S, timeout_s)}}
@@ -86,6 +91,18 @@ class HttpLlmCaller:
 
     async def call(self, request: CallRequest) -> Outcome:
         """Send the request once and return what became of it; cancelling drops the connection."""
+        span = start_call(
+            self._traces, request, provider=self._provider, host=self._url.host, port=self._url.port
+        )
+        try:
+            outcome = await self._call(request)
+        except BaseException as error:
+            span.end(type(error).__name__)
+            raise
+        end_call(span, outcome)
+        return outcome
+
+    async def _call(self, request: CallRequest) -> Outcome:
         try:
             body = orjson.dumps(self._wire.body(request))
         except orjson.JSONEncodeError:  # half of a surrogate pair: text that no JSON can carry

@@ -9,14 +9,17 @@ from sluicegate.clock import Clock
 from sluicegate.delivery.dispatcher import Slot, Verdict
 from sluicegate.errors import RecordTooLargeError
 from sluicegate.processing.conclusion import STALE, Conclusion, DecisionWord, TakeAgain
-from sluicegate.processing.letters import Death, LetterReason, dead_letter, reason_of, stub_of
+from sluicegate.processing.letters import Death, dead_letter, reason_of, stub_of
 from sluicegate.processing.publishing import PersistentPublisher
 from sluicegate.processing.reading import Delivered
 from sluicegate.processing.results import PREDECESSOR_DEAD_LETTERED
 from sluicegate.records import OutgoingRecord
+from sluicegate.retry.decisions import LetterReason
 from sluicegate.state.api import Claimed, End, EndKind, Ends, EndVerdict
 from sluicegate.state.patient import patiently
+from sluicegate.telemetry.labels import Repair
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.traces import Traces
 from sluicegate.topics import StreamTopics
 
 
@@ -29,12 +32,13 @@ class Ending:
     publisher: PersistentPublisher
     clock: Clock
     metrics: Metrics
+    traces: Traces
 
     async def die(
         self, delivered: Delivered, gen: str, death: Death, slot: Slot[Delivered]
     ) -> Conclusion | TakeAgain:
         """End the event as a dead letter, unless it was given another end before."""
-        return await self.end(delivered, gen, dead_letter(delivered, death, self.clock.now_ms()), slot)
+        return await self.end(delivered, gen, self._letter(delivered, death), slot)
 
     async def end(
         self, delivered: Delivered, gen: str, end: End, slot: Slot[Delivered]
@@ -81,7 +85,7 @@ class Ending:
             if end.kind is not EndKind.RESULT:
                 raise
             death = Death(reason=LetterReason.RESULT_TOO_LARGE.value)
-            letter = dead_letter(delivered, death, self.clock.now_ms())
+            letter = self._letter(delivered, death)
             return await self._claim_and_finish(delivered, gen, letter, slot, replaces=EndKind.RESULT)
         match verdict:
             case EndVerdict.DONE:
@@ -93,6 +97,9 @@ class Ending:
                 return TakeAgain()
             case _:
                 assert_never(verdict)
+
+    def _letter(self, delivered: Delivered, death: Death) -> End:
+        return dead_letter(delivered, death, self.clock.now_ms(), self.traces.current())
 
     async def _publish(self, delivered: Delivered, end: End) -> None:
         match end.kind:
@@ -124,4 +131,4 @@ class Ending:
         if end.kind is EndKind.DEAD_LETTER:
             self.metrics.dead_letters.labels(stream=stream, reason=reason_of(end.headers)).inc()
         if end.kind is EndKind.RESULT and any(name == PREDECESSOR_DEAD_LETTERED for name, _ in end.headers):
-            self.metrics.repairs.labels(stream=stream, kind=PREDECESSOR_DEAD_LETTERED).inc()
+            self.metrics.repairs.labels(stream=stream, kind=Repair.PREDECESSOR_DEAD_LETTERED).inc()

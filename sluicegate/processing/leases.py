@@ -6,6 +6,7 @@ import asyncio
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.state.api import Lease, Steps
+from sluicegate.telemetry.labels import Repair
 from sluicegate.telemetry.metrics import Metrics
 
 RENEW_EVERY_S = 2.0
@@ -16,7 +17,7 @@ class LeaseKeeper:
 
     def __init__(self, steps: Steps, metrics: Metrics, stream: str) -> None:
         self._steps = steps
-        self._lost_rounds = metrics.repairs.labels(stream=stream, kind="lease-round-lost")
+        self._lost_rounds = metrics.repairs.labels(stream=stream, kind=Repair.LEASE_ROUND_LOST)
         self._held: set[Lease] = set()
 
     def __len__(self) -> int:

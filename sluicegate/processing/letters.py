@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from sluicegate.errors import CallRejectedError
 from sluicegate.processing.reading import BadDelivery, Delivered
 from sluicegate.processing.signals import StepRejectedError
 from sluicegate.records import Headers
-from sluicegate.retry.decisions import DeadLetter, Progress
+from sluicegate.retry.decisions import DeadLetter, LetterReason, Progress
 from sluicegate.retry.headers import DLQ_REASON, RETRY_HEADER_NAMES, RetryHeaders, with_retry_headers
 from sluicegate.state.api import End, EndKind
 
@@ -28,15 +27,6 @@ _KEPT_IN_STUB = _OWN_HEADERS | RETRY_HEADER_NAMES
 _STUB_VALUE_BYTES = 64 * 1024
 _STUB_HEADER_BYTES = 16 * 1024
 _ERROR_TYPE_LENGTH = 100
-
-
-class LetterReason(StrEnum):
-    """Why an event ended that neither its bytes nor its calls alone would have ended."""
-
-    HANDLER_ERROR = "handler-error"
-    CANCELLED = "cancelled"
-    RESULT_TOO_LARGE = "result-too-large"
-    COPY_TOO_LARGE = "copy-too-large"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +86,14 @@ def handler_bug(error_type: str) -> Death:
     return Death(reason=LetterReason.HANDLER_ERROR.value, error_type=name)
 
 
-def dead_letter(delivered: Delivered, death: Death, now_ms: int) -> End:
-    """Return the end: original bytes and headers, then ours, each single-valued."""
+def dead_letter(delivered: Delivered, death: Death, now_ms: int, traceparent: str | None = None) -> End:
+    """Return the end: original bytes and headers, then ours, each single-valued.
+
+    `traceparent` is the span of the delivery that ends here: what a replay's is linked to.
+    """
     record = delivered.record
-    headers = with_retry_headers(record.headers, _last_headers(delivered, death, now_ms))
+    last = replace(_last_headers(delivered, death, now_ms), traceparent=traceparent)
+    headers = with_retry_headers(record.headers, last)
     own: dict[str, object | None] = {
         REASON: death.reason,
         WHERE: death.where,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from sluicegate.delivery.dispatcher import Slot, Verdict
@@ -16,6 +16,7 @@ from sluicegate.retry.headers import RetryHeaders, next_copy, with_retry_headers
 from sluicegate.state.api import Copies, ParkVerdict
 from sluicegate.state.patient import patiently
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.traces import Traces
 from sluicegate.topics import StreamTopics
 
 
@@ -28,6 +29,7 @@ class Parking:
     publisher: PersistentPublisher
     new_id: Callable[[], str]
     metrics: Metrics
+    traces: Traces
 
     async def park(
         self,
@@ -40,7 +42,8 @@ class Parking:
         has_called: bool,
     ) -> Conclusion | TakeAgain:
         """Park the event. `has_called` says whether a call of this delivery reached the provider."""
-        retry = _headers_of_copy(delivery, park, progress, self.new_id(), has_called=has_called)
+        copied = _headers_of_copy(delivery, park, progress, self.new_id(), has_called=has_called)
+        retry = replace(copied, traceparent=self.traces.current())
         record = OutgoingRecord(
             topic=self.topics.tiers[park.tier - 1],
             key=delivery.record.key,

@@ -24,7 +24,6 @@ from sluicegate.processing.handlers import Handler
 from sluicegate.processing.history import EventHistory
 from sluicegate.processing.letters import (
     Death,
-    LetterReason,
     death_by_bytes,
     death_by_decision,
     death_by_error,
@@ -35,8 +34,9 @@ from sluicegate.processing.publishing import PersistentPublisher
 from sluicegate.processing.reading import BadDelivery, Delivered, Delivery
 from sluicegate.processing.results import recorded, result
 from sluicegate.processing.signals import AlreadyOver, Broken, Fate, Left, MustDie, MustPark
+from sluicegate.processing.spans import decided, processing
 from sluicegate.processing.steps import EventSteps, StepPorts
-from sluicegate.retry.decisions import EndReason, Park, Progress, decide_behind
+from sluicegate.retry.decisions import EndReason, LetterReason, Park, Progress, decide_behind
 from sluicegate.retry.policy import RetryPolicy, has_expired
 from sluicegate.settings import StreamSettings
 from sluicegate.state.api import (
@@ -52,6 +52,8 @@ from sluicegate.state.api import (
     Taken,
 )
 from sluicegate.state.patient import patiently
+from sluicegate.telemetry.labels import Repair
+from sluicegate.telemetry.traces import NO_TRACES, Traces
 from sluicegate.topics import StreamTopics
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -84,6 +86,7 @@ class ProcessorPorts:
     waits_here: Callable[[Hashable, int], bool]
     log: Callable[[str, dict[str, object]], None]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    traces: Traces = NO_TRACES
 
 
 class EventProcessor:
@@ -95,7 +98,10 @@ class EventProcessor:
         self._clock = ports.steps.clock
         self._metrics = ports.steps.metrics
         publisher = PersistentPublisher(
-            publisher=ports.publisher, sleep=ports.sleep, random=ports.steps.random
+            publisher=ports.publisher,
+            sleep=ports.sleep,
+            random=ports.steps.random,
+            traces=ports.traces,
         )
         self._ending = Ending(
             topics=rules.topics,
@@ -103,6 +109,7 @@ class EventProcessor:
             publisher=publisher,
             clock=self._clock,
             metrics=self._metrics,
+            traces=ports.traces,
         )
         self._parking = Parking(
             topics=rules.topics,
@@ -110,6 +117,7 @@ class EventProcessor:
             publisher=publisher,
             new_id=ports.steps.new_id,
             metrics=self._metrics,
+            traces=ports.traces,
         )
 
     async def work(self, item: Item[Delivered], slot: Slot[Delivered]) -> Verdict:
@@ -119,12 +127,17 @@ class EventProcessor:
         for reasons that are not about the event.
         """
         delivered = item.payload
+        if delivered.retry is not None:
+            late_s = (self._clock.now_ms() - delivered.retry.due_at_ms) / 1000
+            self._metrics.due_wait_seconds.labels(delivered.ref.stream).observe(max(0.0, late_s))
         account = Account(
             id=delivered.ref.identity, origin=str(delivered.ref.origin), attempt=delivered.attempt
         )
-        conclusion: Conclusion | TakeAgain = TakeAgain()
-        while isinstance(conclusion, TakeAgain):
-            conclusion = await self._take(delivered, item, slot, account)
+        with processing(self._ports.traces, delivered, self._rules.topics.group) as span:
+            conclusion: Conclusion | TakeAgain = TakeAgain()
+            while isinstance(conclusion, TakeAgain):
+                conclusion = await self._take(delivered, item, slot, account)
+            span.note(decided(account, conclusion.decision))
         if conclusion.verdict is not Verdict.SET_ASIDE:
             self._ports.log(DELIVERY_DONE, account.fields(conclusion.decision.value))
         return conclusion.verdict
@@ -244,7 +257,13 @@ class EventProcessor:
         if handler.result is None or not isinstance(answer, handler.result):
             return handler_bug("WrongResult")
         return result(
-            delivery, answer, history.appended, self._clock.now_ms(), run.dead_predecessor, steps.spent
+            delivery,
+            answer,
+            history.appended,
+            self._clock.now_ms(),
+            run.dead_predecessor,
+            steps.spent,
+            self._ports.traces.current(),
         )
 
     async def _die(
@@ -276,9 +295,9 @@ class EventProcessor:
     def _count_mended(self, delivered: Delivered, taken: Taken) -> None:
         repairs, stream = self._metrics.repairs, delivered.ref.stream
         if taken.switch_was_lost:
-            repairs.labels(stream=stream, kind="switch-lost").inc()
+            repairs.labels(stream=stream, kind=Repair.SWITCH_LOST).inc()
         if taken.gates_healed:
-            repairs.labels(stream=stream, kind="gate-healed").inc(taken.gates_healed)
+            repairs.labels(stream=stream, kind=Repair.GATE_HEALED).inc(taken.gates_healed)
 
 
 async def _run_apart(

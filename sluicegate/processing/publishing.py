@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sluicegate.errors import PublishError, PublishRefusedError
 from sluicegate.kafka.api import ConfirmedPublisher
 from sluicegate.records import OutgoingRecord
+from sluicegate.telemetry.messaging import sending
+from sluicegate.telemetry.traces import NO_TRACES, Traces
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
@@ -23,9 +25,14 @@ class PersistentPublisher:
     publisher: ConfirmedPublisher
     sleep: Callable[[float], Awaitable[None]]
     random: Callable[[], float]
+    traces: Traces = NO_TRACES
 
     async def publish(self, record: OutgoingRecord) -> None:
         """Return once the record is stored; raise PublishRefusedError when it never will be."""
+        with sending(self.traces, record.topic):
+            await self._until_confirmed(record)
+
+    async def _until_confirmed(self, record: OutgoingRecord) -> None:
         ceiling_s = _FIRST_DELAY_S
         while True:
             try:

@@ -18,6 +18,7 @@ from sluicegate.records import Record
 from sluicegate.retry.decisions import Progress
 from sluicegate.retry.headers import ReplaySource, RetryHeaders, parse_retry_headers
 from sluicegate.state.api import Copy, EventRef
+from sluicegate.telemetry.labels import Repair, TakenFrom
 from sluicegate.telemetry.metrics import Metrics
 
 
@@ -125,14 +126,14 @@ class DeliveryReader:
         )
         self._horizon_s = horizon_s
         self._clock = clock
-        self._null_keys = metrics.repairs.labels(stream=stream, kind="null-key")
-        self._mended_headers = metrics.repairs.labels(stream=stream, kind="retry-header")
+        self._null_keys = metrics.repairs.labels(stream=stream, kind=Repair.NULL_KEY)
+        self._mended_headers = metrics.repairs.labels(stream=stream, kind=Repair.RETRY_HEADER)
         self._taken = metrics.taken
 
     def read(self, record: Record) -> Delivered:
         """Return the delivery, or why the record can never become one."""
         is_due = record.topic == self._due_topic
-        self._taken.labels(stream=self._stream, source="due" if is_due else "input").inc()
+        self._taken.labels(stream=self._stream, source=TakenFrom.DUE if is_due else TakenFrom.INPUT).inc()
         retry = self._retry_headers(record) if is_due else None
         origin = retry.origin if retry is not None else record.place
         if is_due and retry is None:

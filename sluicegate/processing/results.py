@@ -42,11 +42,13 @@ def result(
     now_ms: int,
     dead_predecessor: int | None,
     spent: Spent,
+    traceparent: str | None = None,
 ) -> End:
     """Return the result with its envelope. Its `ce_id` is the event's identity, however often it is made.
 
     Headers say what its steps took and which routes answered them, and name the key's earlier event, by its
-    origin offset, that this one was to follow and that ended as a dead letter.
+    origin offset, that this one was to follow and that ended as a dead letter. `traceparent` is the span it
+    was made in; without one it carries its event's.
     """
     headers = binary_headers(
         id=delivery.ref.identity,
@@ -54,7 +56,7 @@ def result(
         type=answer.ce_type,
         time_ms=now_ms,
         causation_id=delivery.event_id,
-        traceparent=delivery.envelope.traceparent,
+        traceparent=traceparent or delivery.envelope.traceparent,
     )
     dead = () if dead_predecessor is None else ((PREDECESSOR_DEAD_LETTERED, b"%d" % dead_predecessor),)
     used = (

@@ -11,6 +11,7 @@ from sluicegate.limiter.signals import signal_of
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Completed, Failed, Outcome, Throttled
 from sluicegate.processing.routes import Granted
+from sluicegate.telemetry.labels import Direction
 from sluicegate.telemetry.metrics import Metrics
 
 
@@ -56,8 +57,10 @@ class Sender:
         self.metrics.calls.labels(scope=scope, outcome=name).inc()
         self.metrics.call_seconds.labels(scope=scope).observe(seconds)
         if isinstance(outcome, Completed):
-            self.metrics.tokens.labels(scope=scope, direction="input").inc(outcome.usage.input_tokens)
-            self.metrics.tokens.labels(scope=scope, direction="output").inc(outcome.usage.output_tokens)
+            self.metrics.tokens.labels(scope=scope, direction=Direction.INPUT).inc(outcome.usage.input_tokens)
+            self.metrics.tokens.labels(scope=scope, direction=Direction.OUTPUT).inc(
+                outcome.usage.output_tokens
+            )
 
 
 def _actual(granted: Granted, outcome: Outcome | None) -> Cost | None:

@@ -39,6 +39,7 @@ from sluicegate.processing.signals import (
     MustPark,
     StepRejectedError,
 )
+from sluicegate.processing.spans import answered, waiting_for_permit
 from sluicegate.processing.wire import WireCalls
 from sluicegate.retry.decisions import (
     DeadLetter,
@@ -55,7 +56,9 @@ from sluicegate.retry.policy import RetryPolicy, expires_in_s, has_expired
 from sluicegate.settings import StreamSettings
 from sluicegate.state.api import AlreadyEnded, Busy, Lease, Leased, Memo, Steps
 from sluicegate.state.patient import patiently
+from sluicegate.telemetry.labels import Repair
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.traces import NO_TRACES, Traces
 
 # How often a step that another worker has in flight is asked for again.
 _BUSY_POLL_S = 0.5
@@ -75,6 +78,7 @@ class StepPorts:
     random: Callable[[], float]
     new_id: Callable[[], str]
     metrics: Metrics
+    traces: Traces = NO_TRACES
 
 
 class EventSteps:
@@ -230,7 +234,10 @@ class EventSteps:
         ports = self._ports
         patience_s = self.progress.patience_s(ports.clock.now_ms())
         while True:
-            match await ports.routes.acquire(partial(self._ask, wanted, patience_s)):
+            with waiting_for_permit(ports.traces, self._settings.lane) as span:
+                answer = await ports.routes.acquire(partial(self._ask, wanted, patience_s))
+                span.note(answered(answer))
+            match answer:
                 case Granted(permit=permit) as granted:
                     self._account.waited_s += permit.waited_s
                     return granted
@@ -303,7 +310,7 @@ class EventSteps:
     def _count_mismatch(self, mismatch: bool) -> None:
         if mismatch:
             stream = self._delivery.ref.stream
-            self._ports.metrics.repairs.labels(stream=stream, kind="step-mismatch").inc()
+            self._ports.metrics.repairs.labels(stream=stream, kind=Repair.STEP_MISMATCH).inc()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

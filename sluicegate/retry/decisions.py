@@ -36,6 +36,15 @@ class EndReason(StrEnum):
     EXPIRED = "expired"
 
 
+class LetterReason(StrEnum):
+    """Why an event ended that neither its bytes nor its calls would have ended."""
+
+    HANDLER_ERROR = "handler-error"
+    CANCELLED = "cancelled"
+    RESULT_TOO_LARGE = "result-too-large"
+    COPY_TOO_LARGE = "copy-too-large"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far an event has come. Before any call it is what the copy's headers say.

@@ -33,8 +33,12 @@ _STATUS = "retry-http-status"
 _REPLAY_ID = "replay-id"
 _REPLAY_COUNT = "replay-count"
 _REPLAY_SOURCE = "replay-source"
+_TRACEPARENT = "retry-traceparent"
 DLQ_REASON = "dlq-reason"
 """Why a record lies in the DLQ; on every dead letter, whoever wrote it."""
+
+BAD_HEADERS_REASON = "bad-retry-headers"
+"""The reason of a record in a tier that names no origin, copy or existing partition."""
 
 RETRY_HEADER_NAMES = frozenset(
     {
@@ -56,6 +60,7 @@ RETRY_HEADER_NAMES = frozenset(
         _REPLAY_ID,
         _REPLAY_COUNT,
         _REPLAY_SOURCE,
+        _TRACEPARENT,
     }
 )
 
@@ -71,6 +76,7 @@ _TOPIC_NAME = re.compile(rb"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}")
 _COPY_ID = re.compile(rb"input|[1-9][0-9]{0,5}-[A-Za-z0-9]{1,64}")
 _WORD = re.compile(rb"[a-z0-9-]{1,64}")
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_TRACE_CONTEXT = re.compile(rb"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TOKEN_DIGITS = 20
 
 
@@ -100,8 +106,9 @@ class RetryHeaders:
 
     `attempt` is the number of the call that this copy will make (1-based; the backoff's exponent),
     `counted_failures` how many calls so far count to `max_attempts`, `deferrals` how many deliveries
-    ended without a call. `repaired` names the headers that were unreadable, duplicated or out of
-    bounds and were replaced; it is never written.
+    ended without a call. `traceparent` is the span of the delivery that made this copy, which the next
+    one's is linked to; the event's own `traceparent` stays beside it. `repaired` names the headers that were
+    unreadable, duplicated or out of bounds and were replaced; it is never written.
     """
 
     origin: Origin
@@ -119,6 +126,7 @@ class RetryHeaders:
     replay_id: str | None = None
     replay_count: int = 0
     replay_source: ReplaySource | None = None
+    traceparent: str | None = None
     repaired: tuple[str, ...] = ()
 
 
@@ -187,6 +195,7 @@ def with_retry_headers(headers: Headers, retry: RetryHeaders) -> Headers:
         _REASON: retry.reason,
         _REPLAY_ID: retry.replay_id,
         _REPLAY_SOURCE: retry.replay_source,
+        _TRACEPARENT: retry.traceparent,
     }
     written = {name: value for name, value in (texts | numbers).items() if value is not None}
     return (
@@ -298,6 +307,7 @@ class _Reader:
             replay_id=replay_id,
             replay_count=self.number(_REPLAY_COUNT, 0, _MOST_COUNT) or 0,
             replay_source=self.replay_source(),
+            traceparent=self.text(_TRACEPARENT, _TRACE_CONTEXT),
             repaired=tuple(sorted(self.repaired)),
         )
 

@@ -159,7 +159,7 @@ class AsyncPublisher(Outlet[EventT]):
             self._room.give(addressed.size_bytes)
 
         # Confirmations arrive in the polling thread; everything that is counted is counted in the loop.
-        self._kafka.hand_over(addressed.record, lambda outcome: in_loop(loop, lambda: settle(outcome)))
+        self._send(addressed, lambda outcome: in_loop(loop, lambda: settle(outcome)))
 
     async def _outcome(self, future: asyncio.Future[Origin | PublishError], id: str) -> Receipt:
         try:

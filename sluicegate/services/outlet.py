@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic
 
-from sluicegate.errors import BadEventError, ConfigurationError
-from sluicegate.events.cloudevent import is_attribute
+from sluicegate.errors import BadEventError, ConfigurationError, PublishError
+from sluicegate.events.cloudevent import is_attribute, well_formed_trace
 from sluicegate.events.making import Body, Envelope, EventMaker
 from sluicegate.events.models import EventT
-from sluicegate.kafka.publisher import ConfluentPublisher
+from sluicegate.kafka.publisher import ConfluentPublisher, OnSettled
 from sluicegate.records import Origin, OutgoingRecord
 from sluicegate.services.room import Room
 from sluicegate.services.security import checked_security, configured
+from sluicegate.telemetry.messaging import OFFSET, PARTITION, SEND, record_attributes
+from sluicegate.telemetry.otel import ambient_traces
+from sluicegate.telemetry.traces import Span, SpanKind
 
 MAX_EVENT_BYTES: Final = 900_000  # the default of a stream's `max_event_bytes`
 
@@ -37,6 +40,7 @@ class Addressed:
     record: OutgoingRecord
     id: str
     size_bytes: int
+    span: Span
 
 
 class Outlet(Generic[EventT]):
@@ -69,6 +73,7 @@ class Outlet(Generic[EventT]):
         self._maker = EventMaker(
             topic=topic, model=model, source=_checked_source(source), max_event_bytes=max_event_bytes
         )
+        self._traces = ambient_traces()
         self._timeout_s = timeout_s
         self._room_of_all = Room(records=max_pending_records, size_bytes=max_pending_bytes)
         self._is_closed = False
@@ -95,13 +100,24 @@ class Outlet(Generic[EventT]):
         return self._room_of_all.records
 
     def _addressed(self, envelope: Envelope) -> Addressed:
+        span = self._span(well_formed_trace(envelope.traceparent))
+        if span.traceparent is not None:
+            envelope = replace(envelope, traceparent=span.traceparent)
         record = self._maker.enveloped(envelope, now_ms=time.time_ns() // 1_000_000)
         headers_bytes = sum(len(name) + len(value) for name, value in record.headers)
         return Addressed(
             record=record,
             id=dict(record.headers)["ce_id"].decode("utf-8"),
             size_bytes=len(record.key or b"") + len(record.value or b"") + headers_bytes,
+            span=span,
         )
+
+    def _span(self, traceparent: str | None) -> Span:
+        """Start the span that the event's trace goes on from: below the caller's, whichever he names."""
+        topic = self._maker.topic
+        parent = self._traces.current() if traceparent is None else traceparent
+        name, attributes = f"{SEND} {topic}", record_attributes(SEND, topic)
+        return self._traces.message(name, SpanKind.PRODUCER, attributes, parent=parent)
 
     def _all_addressed(self, events: Iterable[Body | Envelope]) -> list[Addressed]:
         """Check all before the first is sent; the error names the event by its number, from 0."""
@@ -114,6 +130,19 @@ class Outlet(Generic[EventT]):
                 where = f"events[{number}]" + (f".{exc.where}" if exc.where else "")
                 raise BadEventError(exc.reason, where) from None
         return addressed
+
+    def _send(self, addressed: Addressed, on_settled: OnSettled) -> None:
+        """Hand the record to Kafka's client; what becomes of it ends its span, too."""
+
+        def settled(outcome: Origin | PublishError) -> None:
+            if isinstance(outcome, PublishError):
+                addressed.span.end(type(outcome).__name__)
+            else:
+                addressed.span.note({PARTITION: str(outcome.partition), OFFSET: outcome.offset})
+                addressed.span.end()
+            on_settled(outcome)
+
+        self._kafka.hand_over(addressed.record, settled)
 
     @property
     def _no_room(self) -> str:

@@ -155,7 +155,7 @@ class Publisher(Outlet[EventT]):
             on_settled(outcome)
             self._room.give(addressed.size_bytes)
 
-        self._kafka.hand_over(addressed.record, settled)
+        self._send(addressed, settled)
 
 
 def _settle(future: Future[Receipt], id: str) -> OnSettled:

@@ -1,8 +1,9 @@
 """One set-up of logging for a process: lines of JSON on stderr, or readable ones on a terminal.
 
 Our own lines come from structlog: a dotted event name and values as keys. What libraries say through
-`logging` (Faust, aiokafka, mode, httpx) comes out in the same shape as `library.log`, limited in rate, since
-a broker that is away makes them repeat one sentence hundreds of times a second.
+`logging` (Faust, aiokafka, librdkafka, httpx) comes out in the same shape as `library.log`. A broker or a
+Redis that is away makes both repeat themselves, so each kind of line is limited in rate; only the one line a
+delivery never is.
 
 Nothing of an event may reach a log (G7). Texts of exceptions are where it would: a parser quotes what it
 could not parse. So an exception's text is written only where it is known to be about us, Kafka or the
@@ -31,11 +32,15 @@ LIBRARY_LOG = "library.log"
 
 _CHATTY_LOGGERS = (
     *("faust", "aiokafka", "mode", "httpx", "httpcore", "aiohttp", "asyncio", "kafka"),
+    *("opentelemetry", "urllib3"),
     "streams.runtime",  # subclasses of theirs, which log as they do
 )
 _TRUSTED_TEXTS = (SluicegateError, OSError)
 _TRUSTED_PACKAGES = frozenset({"aiokafka", "confluent_kafka", "cimpl"})
-_MAX_TEMPLATES = 512
+_MAX_KINDS = 512
+_UNLIMITED = frozenset({"delivery.done"})
+# With its event name they make a line's kind; their values come from closed sets or the configuration.
+_KIND_FIELDS = ("stream", "scope", "topic", "reason")
 
 EventDict = MutableMapping[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -49,7 +54,7 @@ def configure_logs(level: str, *, terminal: bool, stream: TextIO) -> None:
     threshold = logging.getLevelNamesMapping()[level.upper()]
     finish = _finishers(terminal=terminal)
     structlog.configure(
-        processors=[structlog.processors.add_log_level, *finish],
+        processors=[structlog.processors.add_log_level, _OwnRateLimit(Windows()), *finish],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,
@@ -57,7 +62,7 @@ def configure_logs(level: str, *, terminal: bool, stream: TextIO) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_LibraryFormatter(finish))
     handler.addFilter(_hide_texts)
-    handler.addFilter(RateLimit())
+    handler.addFilter(RateLimit(Windows()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
@@ -69,42 +74,39 @@ def configure_logs(level: str, *, terminal: bool, stream: TextIO) -> None:
     logging.captureWarnings(True)
 
 
-class RateLimit(logging.Filter):
-    """Lets `burst` lines of one logger and template pass in `window_s`, then counts.
-
-    The first line of the next window says in `suppressed` how many were left out. A Filter because
-    structlog's DropEvent does not stop records of the standard library.
-    """
+class Windows:
+    """Lets `burst` lines of a kind pass in `window_s`, then one in each window while the flood lasts."""
 
     def __init__(
         self, *, burst: int = 5, window_s: float = 30.0, now_s: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__()
         self._burst = burst
         self._window_s = window_s
         self._now_s = now_s
-        self._windows: dict[tuple[str, str], _Window] = {}
+        self._windows: dict[tuple[str, ...], _Window] = {}
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether the line may pass; sets `suppressed` on one that follows others that did not."""
+    def admit(self, kind: tuple[str, ...]) -> int | None:
+        """Return how many of the kind were left out before this one; None: this one is, too."""
         now_s = self._now_s()
-        key = (record.name, str(record.msg))
-        window = self._windows.get(key)
+        suppressed = 0
+        window = self._windows.get(kind)
         if window is None:
-            window = self._windows[key] = self._new_window(now_s)
+            window = self._windows[kind] = self._new_window(now_s)
         elif now_s >= window.ends_at_s:
-            record.suppressed = window.suppressed
-            window.ends_at_s, window.passed, window.suppressed = now_s + self._window_s, 0, 0
+            suppressed = window.suppressed
+            goes_on = suppressed and now_s < window.ends_at_s + self._window_s
+            window.passed = self._burst - 1 if goes_on else 0
+            window.ends_at_s, window.suppressed = now_s + self._window_s, 0
         if window.passed < self._burst:
             window.passed += 1
-            return True
+            return suppressed
         window.suppressed += 1
-        return False
+        return None
 
     def _new_window(self, now_s: float) -> _Window:
-        if len(self._windows) >= _MAX_TEMPLATES:  # a library that formats before it logs
-            self._windows = {key: each for key, each in self._windows.items() if now_s < each.ends_at_s}
-            if len(self._windows) >= _MAX_TEMPLATES:
+        if len(self._windows) >= _MAX_KINDS:  # a library that formats before it logs
+            self._windows = {kind: each for kind, each in self._windows.items() if now_s < each.ends_at_s}
+            if len(self._windows) >= _MAX_KINDS:
                 self._windows.clear()
         return _Window(ends_at_s=now_s + self._window_s)
 
@@ -114,6 +116,39 @@ class _Window:
     ends_at_s: float
     passed: int = 0
     suppressed: int = 0
+
+
+class RateLimit(logging.Filter):
+    """Limits what libraries say, by logger and template. A Filter: DropEvent does not stop their records."""
+
+    def __init__(self, windows: Windows) -> None:
+        super().__init__()
+        self._windows = windows
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the line may pass; sets `suppressed` on one that follows others that did not."""
+        suppressed = self._windows.admit((record.name, str(record.msg)))
+        if suppressed:
+            record.suppressed = suppressed
+        return suppressed is not None
+
+
+class _OwnRateLimit:
+    """Limits our own lines, by event name and whom it concerns."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows = windows
+
+    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
+        if line["event"] in _UNLIMITED:
+            return line
+        kind = (str(line["event"]), *(str(line.get(name)) for name in _KIND_FIELDS))
+        suppressed = self._windows.admit(kind)
+        if suppressed is None:
+            raise structlog.DropEvent
+        if suppressed:
+            line["suppressed"] = suppressed
+        return line
 
 
 class _LibraryFormatter(logging.Formatter):

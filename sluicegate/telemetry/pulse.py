@@ -31,6 +31,7 @@ class Pulse:
         self._name = name
         self._now_s = now_s
         self._due_at_s = math.inf
+        self._beat_at_s = -math.inf
 
     @property
     def is_resting(self) -> bool:
@@ -39,7 +40,8 @@ class Pulse:
 
     def beat(self, within_s: float = STUCK_S) -> None:
         """Promise to beat again, or to rest, within so many seconds."""
-        self._due_at_s = self._now_s() + within_s
+        self._beat_at_s = self._now_s()
+        self._due_at_s = self._beat_at_s + within_s
 
     def extend(self, within_s: float = STUCK_S) -> None:
         """Beat unless it rests."""
@@ -49,6 +51,11 @@ class Pulse:
     def rest(self) -> None:
         """Promise nothing until the next beat."""
         self._due_at_s = math.inf
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since it was last heard of; 0 while it rests."""
+        return 0.0 if self.is_resting else self._now_s() - self._beat_at_s
 
     def complaint(self) -> str | None:
         """Name what is stuck; None while it moves or rests."""

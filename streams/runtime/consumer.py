@@ -78,6 +78,13 @@ class TrackingConsumer(driver.Consumer):
         """Whether any partition is owned now."""
         return self._current is not None and bool(self._current.trackers)
 
+    async def ends(self) -> Mapping[TP, int]:
+        """Return the next offset of each partition that is owned; raises KafkaError when nobody answers."""
+        assignment = self._current
+        if assignment is None or not assignment.trackers:
+            return {}
+        return await self._thread.highwaters(*assignment.trackers)
+
     def on_fatal(self, error: BaseException) -> None:
         """Stop the worker: what happened cannot pass."""
         self.gate.on_fatal(error)

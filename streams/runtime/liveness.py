@@ -26,6 +26,8 @@ class Vitals:
         #: The event loop of the consumer's thread.
         self.thread = Pulse("consumer thread", now_s=now_s)
         self.heartbeat = Pulse("heartbeats", now_s=now_s)
+        #: Heartbeats that the group answered; only shown, never judged: a broker may be away for long.
+        self.answered = Pulse("answered heartbeats", now_s=now_s)
         #: From the revoke of an assignment to the first heartbeat of the next.
         self.rebalance = Pulse("group coordinator", now_s=now_s)
         #: aiokafka's routine that asks brokers for records.
@@ -44,7 +46,7 @@ class Vitals:
 
     def leave(self) -> None:
         """Expect nothing of the consumer until it joins again."""
-        for pulse in self.of_consumer:
+        for pulse in (*self.of_consumer, self.answered):
             pulse.rest()
 
     async def tick(self) -> None:

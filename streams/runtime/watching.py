@@ -43,7 +43,7 @@ class Patience:
 
 def watch_coordinator(coordinator: Any, vitals: Vitals, patience: Patience) -> None:
     """Make the coordinator show its heartbeats and its rebalances."""
-    heartbeat, rebalance = vitals.heartbeat, vitals.rebalance
+    heartbeat, answered, rebalance = vitals.heartbeat, vitals.answered, vitals.rebalance
     beat, send = coordinator._do_heartbeat, coordinator._send_req
     prepare = coordinator._on_join_prepare
     start, stop = coordinator._start_heartbeat_task, coordinator._stop_heartbeat_task
@@ -52,11 +52,14 @@ def watch_coordinator(coordinator: Any, vitals: Vitals, patience: Patience) -> N
         heartbeat.beat(patience.heartbeat_s + STUCK_S)
         try:
             async with asyncio.timeout(patience.heartbeat_s):
-                return bool(await beat())
+                alive = bool(await beat())
         except TimeoutError:
             return False
         finally:
             heartbeat.beat()
+        if alive:
+            answered.beat()
+        return alive
 
     async def send_req(request: Any) -> Any:
         if not isinstance(request, _JOINING):
@@ -71,17 +74,20 @@ def watch_coordinator(coordinator: Any, vitals: Vitals, patience: Patience) -> N
         rebalance.beat(patience.revoke_s)
         # A member that the group has dropped already makes no heartbeats here; the others go on beating.
         heartbeat.rest()
+        answered.rest()
         await prepare(assignment)
         rebalance.beat()
 
     def start_heartbeat_task() -> None:
         start()
         heartbeat.beat()
+        answered.beat()
         rebalance.rest()
 
     async def stop_heartbeat_task() -> None:
         await stop()
         heartbeat.rest()
+        answered.rest()
 
     coordinator._do_heartbeat = do_heartbeat
     coordinator._send_req = send_req

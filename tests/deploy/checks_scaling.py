@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from prometheus_client.metrics import MetricWrapperBase
-
 from sluicegate.settings import Settings
 from sluicegate.telemetry.metrics import Metrics
 from sluicegate.topics import stream_topics
@@ -177,13 +175,11 @@ def query_faults(query: str, scope: str, namespace: str) -> Iterator[str]:
 @cache
 def exported_series() -> Mapping[str, frozenset[str]]:
     """Return the labels of every series that a process exports, by its name in Prometheus."""
-    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_sum", "_count", "_bucket")}
-    found: dict[str, frozenset[str]] = {}
-    for metric in vars(Metrics()).values():
-        if isinstance(metric, MetricWrapperBase):
-            for suffix in suffixes[str(metric._type)]:
-                found[metric._name + suffix] = frozenset(metric._labelnames)
-    return found
+    return {
+        series: frozenset(label.name for label in family.labels)
+        for family in Metrics().families
+        for series in family.series
+    }
 
 
 CHECKS = (scaled_objects,)

@@ -148,6 +148,7 @@ class Deployment:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 20,
+                "log_level": 2,  # a broker that a test takes away is no news
             }
         )
 

@@ -90,7 +90,7 @@ def test_memory_is_bounded_and_a_full_tier_keeps_no_other_out(
         clock=_MachineClock(),
         metrics=metrics,
         partition_counts=admin.partition_counts,
-        limits=replace(RelayLimits(), max_bytes=_MAX_BYTES, commit_interval_s=0.0),
+        limits=replace(RelayLimits(), max_bytes=_MAX_BYTES, look_interval_s=0.0),
     )
     seen: list[float] = []
     published: list[None] = []

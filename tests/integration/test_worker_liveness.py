@@ -147,9 +147,14 @@ async def test_a_worker_that_takes_nothing_for_an_hour_is_alive(
 
 
 async def test_a_worker_without_anything_to_take_is_alive(plan: AppPlan) -> None:
-    """An empty topic is asked again and again."""
+    """An empty topic is asked again and again, and the group answers heartbeats."""
     async with watched(plan, OpenGate()) as worker:
         await worker.is_alive_after(HOUR_S)
+        await wait_until(
+            lambda: not worker.vitals.answered.is_resting and worker.vitals.answered.silence_s == 0,
+            timeout_s=SOON_S,
+            what="a heartbeat is answered after that hour",
+        )
 
 
 async def test_a_worker_whose_broker_is_away_is_alive(plan: AppPlan, broker: EmbeddedBroker) -> None:

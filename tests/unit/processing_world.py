@@ -32,6 +32,7 @@ from sluicegate.retry.policy import RetryPolicy
 from sluicegate.settings import Settings, load_settings
 from sluicegate.state.fake_state import FakeState
 from sluicegate.telemetry.metrics import Metrics
+from sluicegate.telemetry.traces import NO_TRACES, Traces
 from sluicegate.topics import stream_topics
 
 START_MS = 1_700_000_000_000
@@ -141,6 +142,7 @@ class World:
     environ: dict[str, str] = field(default_factory=dict)
     wrap: Callable[[str, Any], Any] = lambda name, port: port
     profile: Profile = Profile.GENERIC
+    traces: Traces = NO_TRACES
 
     def __post_init__(self) -> None:
         self.settings: Settings = load_settings(None, self.environ)
@@ -213,6 +215,7 @@ class World:
             random=lambda: self.draw,
             new_id=self.new_id,
             metrics=self.metrics,
+            traces=self.traces,
         )
         self.processor = EventProcessor(
             StreamRules(
@@ -231,6 +234,7 @@ class World:
                 waits_here=lambda lane, order: self.waits_here(lane, order),  # noqa: PLW0108 - tests set another
                 log=lambda name, fields: self.lines.append({"name": name, **fields}),
                 sleep=self._sleep,
+                traces=self.traces,
             ),
         )
 

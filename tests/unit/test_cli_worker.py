@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sluicegate.cli.worker import _Composition
 from sluicegate.settings import load_settings
+from sluicegate.telemetry.traces import NO_TRACES
 
 CONFIGURATION = """
 [providers.main]
@@ -28,7 +29,7 @@ async def test_a_worker_has_one_limiter_a_scope_and_one_caller_a_provider(tmp_pa
     """Routes of one scope share its limiter; calls on the wire get the longest time of all providers."""
     file = tmp_path / "sluicegate.toml"
     file.write_text(CONFIGURATION, encoding="utf-8")
-    build = _Composition(load_settings(file, {}), "support-chat")
+    build = _Composition(load_settings(file, {}), "support-chat", NO_TRACES)
     try:
         own, small, backup = build.routes
         assert [route.name for route in build.routes] == ["main", "main/small", "backup/small"]

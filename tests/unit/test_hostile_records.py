@@ -12,11 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.relay.plan import BAD_HEADERS_REASON, Move, hold, move, tiers_of
+from consumers.relay.plan import Move, hold, move, tiers_of
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
 from sluicegate.processing.reading import BadDelivery, Delivered
 from sluicegate.records import Headers, Origin, OutgoingRecord, Record
-from sluicegate.retry.headers import RETRY_HEADER_NAMES, RetryHeaders, with_retry_headers
+from sluicegate.retry.headers import (
+    BAD_HEADERS_REASON,
+    RETRY_HEADER_NAMES,
+    RetryHeaders,
+    with_retry_headers,
+)
 from sluicegate.state.api import Copy
 from tests.corpus import HOSTILE, Hostile
 from tests.unit.processing_world import World

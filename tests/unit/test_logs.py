@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from sluicegate.errors import ConfigurationError
-from sluicegate.telemetry.logs import LIBRARY_LOG, RateLimit, configure_logs
+from sluicegate.telemetry.logs import LIBRARY_LOG, RateLimit, Windows, configure_logs
 
 _SECRET = "the customer's own words"
 
@@ -222,7 +222,7 @@ def _record(name: str = "aiokafka", message: str = "lost %s") -> logging.LogReco
 def test_a_repeating_line_is_limited_and_counted() -> None:
     """Five lines of one template in 30 s; the first of the next window says how many were left out."""
     clock = _Clock()
-    limit = RateLimit(burst=5, window_s=30, now_s=clock)
+    limit = RateLimit(Windows(burst=5, window_s=30, now_s=clock))
 
     passed = [limit.filter(_record()) for _ in range(12)]
     clock.now_s = 30
@@ -231,12 +231,14 @@ def test_a_repeating_line_is_limited_and_counted() -> None:
     assert passed == [True] * 5 + [False] * 7
     assert limit.filter(after)
     assert getattr(after, "suppressed") == 7  # noqa: B009 - an attribute that LogRecord does not declare
-    assert [limit.filter(_record()) for _ in range(5)] == [True] * 4 + [False]
+    assert [limit.filter(_record()) for _ in range(5)] == [False] * 5
+    clock.now_s = 120
+    assert [limit.filter(_record()) for _ in range(7)] == [True] * 5 + [False] * 2
 
 
 def test_each_logger_and_template_has_a_limit_of_its_own() -> None:
     """A flood of one line hides no other."""
-    limit = RateLimit(burst=1, now_s=_Clock())
+    limit = RateLimit(Windows(burst=1, now_s=_Clock()))
 
     assert limit.filter(_record())
     assert limit.filter(_record(name="mode"))
@@ -246,12 +248,12 @@ def test_each_logger_and_template_has_a_limit_of_its_own() -> None:
 
 def test_memory_is_bounded_however_many_templates_there_are() -> None:
     """A library that formats before it logs makes a template of every line."""
-    limit = RateLimit(now_s=_Clock())
+    limit = RateLimit(Windows(now_s=_Clock()))
 
     for number in range(5_000):
         assert limit.filter(_record(message=f"line {number}"))
 
-    assert len(limit._windows) <= 512
+    assert len(limit._windows._windows) <= 512
 
 
 def test_the_limit_is_at_work_in_a_configured_process() -> None:
@@ -262,3 +264,43 @@ def test_the_limit_is_at_work_in_a_configured_process() -> None:
         logging.getLogger("aiokafka.conn").error("Unable to connect to %s", port)
 
     assert len(_lines(stream)) == 5
+
+
+def test_our_own_lines_are_limited_by_whom_they_concern() -> None:
+    """A loop that says the same for as long as Kafka is away fills no disk, and hides nobody else's line."""
+    stream = _configured()
+    log = structlog.get_logger()
+
+    for _ in range(600):
+        log.warning("worker.kafka_unreachable", error="no broker")
+        log.warning("limiter.blocked", scope="main", reason="rate-limited")
+    log.warning("limiter.blocked", scope="backup", reason="rate-limited")
+
+    found = [(line["event"], line.get("scope")) for line in _lines(stream)]
+    assert found.count(("worker.kafka_unreachable", None)) == 5
+    assert found.count(("limiter.blocked", "main")) == 5
+    assert found[-1] == ("limiter.blocked", "backup")
+
+
+def test_the_line_of_a_delivery_is_never_left_out() -> None:
+    """One line each, however many end in a second: they are what an event's story is found by."""
+    stream = _configured()
+
+    for number in range(1_000):
+        structlog.get_logger().info("delivery.done", id=str(number))
+
+    assert [line["id"] for line in _lines(stream)] == [str(number) for number in range(1_000)]
+
+
+def test_an_outage_of_ten_minutes_is_a_few_lines_a_minute() -> None:
+    """The worst loop says the same once a second: 5 lines, then one in each half minute with the count."""
+    clock = _Clock()
+    windows = Windows(now_s=clock)
+    passed = []
+    for second in range(600):
+        clock.now_s = second
+        passed.append(windows.admit(("aiokafka", "gone")))
+
+    told = [each for each in passed if each is not None]
+    assert len(told) == 5 + 19
+    assert sum(told) == 600 - len(told) - 29  # those of the last window are not told yet

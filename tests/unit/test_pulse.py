@@ -53,6 +53,19 @@ def worker() -> Worker:
     return Worker()
 
 
+def test_silence_counts_from_the_last_beat_and_not_while_it_rests() -> None:
+    """What is shown of a pulse is its age, whatever time it gave itself; who rests is not silent."""
+    clock = Hands()
+    pulse = Pulse("heartbeats", now_s=clock)
+    clock.now_s += HOUR_S
+    assert pulse.silence_s == 0
+    pulse.beat(60)
+    clock.now_s += 7
+    assert pulse.silence_s == 7
+    pulse.rest()
+    assert pulse.silence_s == 0
+
+
 def test_a_pulse_is_stuck_only_when_it_broke_its_own_promise() -> None:
     """Whoever needs longer says so; a rest promises nothing, and extending it does not end it."""
     clock = Hands()

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.relay.held_partition import Bound, Entry, HeldPartition, Room, Window, room_left
+from consumers.relay.held_partition import Entry, HeldPartition, Room, Window, room_left
 from consumers.relay.plan import Tier, hold
 from sluicegate.delivery.due_queue import DueEntry
 from sluicegate.kafka.admin import Partition
 from sluicegate.records import Record
+from sluicegate.telemetry.labels import Bound
 
 _NOW_MS = 1_800_000_000_000
 _PLACE = Partition(topic="tier.2", number=0)
@@ -26,6 +27,7 @@ _TIER = Tier(
     siblings=("tier.1", "tier.2"),
     bounds_s=(600.0, 3600.0),
     horizon_s=86_400.0,
+    retention_s=2_592_000,
 )
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.relay.plan import BAD_HEADERS_REASON, Mended, Move, Tier, hold, move, tiers_of
+from consumers.relay.plan import Mended, Move, Tier, hold, move, tiers_of
 from sluicegate.records import Headers, Origin, Record
-from sluicegate.retry.headers import RetryHeaders, parse_retry_headers, with_retry_headers
+from sluicegate.retry.headers import BAD_HEADERS_REASON, RetryHeaders, parse_retry_headers, with_retry_headers
 from sluicegate.settings import load_settings
 from sluicegate.state.api import Copy
 
@@ -32,6 +32,7 @@ def _tier(number: int = 1) -> Tier:
         siblings=("tier.1", "tier.2", "tier.3"),
         bounds_s=_BOUNDS_S,
         horizon_s=_HORIZON_S,
+        retention_s=2_592_000,
     )
 
 

@@ -46,6 +46,7 @@ TYPICAL = RetryHeaders(
     replay_id="r-1",
     replay_count=1,
     replay_source=ReplaySource.DLQ,
+    traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 )
 
 counts = st.integers(0, 10**6)
