@@ -36,7 +36,7 @@ demo: install ## run the main job on the embedded stack
 	$(BIN)/sluicegate demo
 
 test: install ## run all tests
-	$(BIN)/pytest -n $(TEST_PROCESSES)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 
 check: install ## lint, types and import contracts
 	$(BIN)/ruff check .

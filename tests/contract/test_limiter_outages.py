@@ -94,7 +94,8 @@ async def _lose_redis(fault: Fault, error: str, caplog: pytest.LogCaptureFixture
     assert (passage.was_up, passage.was_up_while_away) == ([1] * PROCESSES, [0] * PROCESSES)
     told = [entry["error"] for entry in logs if entry["log_level"] == "warning"]
     named = [text for text in told if f"({error})" in text]
-    assert len(named) == _LIMITERS
+    # Once each, and again where something was answered between: what writes nothing needs no memory.
+    assert _LIMITERS <= len(named)
     # That connections were cut may be noticed, and told, before the reason for it.
     assert all("(ConnectionError)" in text for text in told if text not in named)
     assert len(told) <= 2 * _LIMITERS
