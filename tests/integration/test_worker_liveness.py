@@ -366,4 +366,3 @@ async def test_an_exception_in_an_agent_stops_the_worker_and_acknowledges_nothin
         current = worker.consumer.current_assignment
         assert current is not None
         assert current.in_transit.total() == 0
-        assert current.unconfirmed() == {}
