@@ -17,6 +17,8 @@ from sluicegate.telemetry.metrics import Metrics
 _log = structlog.get_logger()
 
 LONGEST_BACKOFF_S = 1.0
+# A Redis without memory answers what writes nothing: an outage that flickers is told as one.
+_CALM_S = 10.0
 
 
 class Courier:
@@ -37,6 +39,7 @@ class Courier:
         self._random = random
         self._sequences = itertools.count(1)
         self._told: set[str] = set()
+        self._answers_since = 0.0
 
     async def bring(self, batch: Callable[[], Batch]) -> tuple[Reply, bool]:
         """Return the reply, and whether it may be one from memory, long after its bookings were made.
@@ -61,6 +64,8 @@ class Courier:
     def _went_away(self, error: StateUnavailableError) -> None:
         # Once for each kind of error in an outage: a server that was restarted with another password is
         # first not there and then refuses, and only the second tells an operator what to do.
+        if self.is_up and _now() - self._answers_since >= _CALM_S:
+            self._told.clear()
         if (text := str(error)) not in self._told:
             self._told.add(text)
             _log.warning("limiter.redis-away", scope=self._scope, error=text)
@@ -70,8 +75,8 @@ class Courier:
     def _came_back(self, round_trip_s: float) -> None:
         if not self.is_up:
             _log.info("limiter.redis-answers", scope=self._scope)
+            self._answers_since = _now()
         self.is_up = True
-        self._told.clear()
         self._metrics.redis.answered()
         self._average_s += (round_trip_s - self._average_s) / 8
         self.round_trip_s = max(self._average_s, round_trip_s)

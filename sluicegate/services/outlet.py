@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Generic
@@ -43,7 +44,7 @@ class Addressed:
     span: Span
 
 
-class Outlet(Generic[EventT]):
+class Outlet(ABC, Generic[EventT]):
     """One stream's way out of a service."""
 
     def __init__(
@@ -90,9 +91,9 @@ class Outlet(Generic[EventT]):
         self._open()
         self._kafka.start_polling()
 
+    @abstractmethod
     def _open(self) -> None:
         """Make what waits for room and confirmations in the subclass's own way."""
-        raise NotImplementedError
 
     @property
     def pending_records(self) -> int:

@@ -24,10 +24,6 @@ from tests.waiting import wait_until_sync
 pytestmark = pytest.mark.slow
 
 Deploy = Callable[..., Deployment]
-# The whole way is shown on both brokers where the broker matters most; the rest is the same code.
-on_real_kafka = pytest.mark.parametrize(
-    "kafka", [pytest.param("real", marks=pytest.mark.real_kafka)], indirect=True
-)
 REQUESTS_PER_MINUTE = 1200
 BURST_S = 0.05
 
@@ -139,7 +135,6 @@ def test_bare_json_from_a_plain_client_is_answered_in_order_and_within_the_limit
     assert paid_twice(calls) == 0
 
 
-@on_real_kafka
 def test_a_worker_killed_in_the_middle_loses_nothing_and_keeps_the_order(deploy: Deploy) -> None:
     """G1, G4, G5: kill -9 repeats at most what was in flight, under the same id."""
     max_running = 20
@@ -195,7 +190,6 @@ def test_what_the_provider_refuses_is_parked_and_comes_back_when_it_is_due(deplo
     assert paid_twice(deployment.calls()) == 0
 
 
-@on_real_kafka
 def test_bad_input_goes_to_the_dlq_whole_and_its_neighbours_are_answered(deploy: Deploy) -> None:
     """G6: unreadable records end as dead letters with reason, bytes and headers; nobody waits for them."""
     deployment = deploy()
@@ -220,7 +214,6 @@ def test_bad_input_goes_to_the_dlq_whole_and_its_neighbours_are_answered(deploy:
     assert len(deployment.read(deployment.results("support-chat"))) == len(good)
 
 
-@on_real_kafka
 def test_no_prompt_reply_or_key_leaves_by_logs_metrics_or_headers(deploy: Deploy, tmp_path: Path) -> None:
     """G7: canary strings in the text and the key are found nowhere but in the values."""
     canary, key = "canary-4711-text", "canary-key-0815"
@@ -250,7 +243,6 @@ def test_no_prompt_reply_or_key_leaves_by_logs_metrics_or_headers(deploy: Deploy
     assert [name for name, text in places.items() if canary in text or key in text] == []
 
 
-@on_real_kafka
 def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(deploy: Deploy) -> None:
     """A drained worker hands over without paying for anything twice."""
     deployment = deploy(stream={"max_running": 20}, provider_arguments=("--latency-ms", "200"))
@@ -268,7 +260,6 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(deploy: Deploy) -> 
     assert paid_twice(deployment.calls()) == 0
 
 
-@on_real_kafka
 def test_a_worker_that_cannot_work_exits_with_1(deploy: Deploy) -> None:
     """A handler that does not exist is an error at the start, not a silent worker."""
     deployment = deploy(stream={"agent": "streams.support_chat:no_such_handler"})
