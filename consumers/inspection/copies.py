@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from consumers.inspection.reading import RangeReader, partitions_of, unfinished_ranges
+from consumers.inspection.reading import onlooker, partitions_of, unfinished_ranges
 from sluicegate.delivery.done_map import decode
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
 from sluicegate.records import Record
@@ -44,7 +44,7 @@ class CopyReader:
         self._topics = stream_topics(settings, stream)
         self._tiers = {topic: number for number, topic in enumerate(self._topics.tiers, start=1)}
         self._admin = KafkaAdmin.of(settings.kafka)
-        self._reader = RangeReader(settings)
+        self._reader = onlooker(settings)
 
     def __enter__(self) -> CopyReader:
         return self

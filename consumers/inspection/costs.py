@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from consumers.inspection.reading import RangeReader, partitions_of
+from consumers.inspection.reading import onlooker, partitions_of
 from sluicegate.kafka.admin import Bounds, KafkaAdmin
 from sluicegate.processing.results import CALLS, INPUT_TOKENS, OUTPUT_TOKENS
 from sluicegate.records import Record
@@ -81,7 +81,7 @@ class CostReader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._admin = KafkaAdmin.of(settings.kafka)
-        self._reader = RangeReader(settings)
+        self._reader = onlooker(settings)
 
     def __enter__(self) -> CostReader:
         return self

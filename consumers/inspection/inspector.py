@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from consumers.inspection.backlog import Sample, StreamBacklog, stream_backlog
-from consumers.inspection.reading import RangeReader, partitions_of
+from consumers.inspection.reading import onlooker, partitions_of
 from sluicegate.kafka.admin import Bounds, Committed, KafkaAdmin, Partition
 from sluicegate.retry.headers import parse_retry_headers
 from sluicegate.settings import Settings
@@ -61,7 +61,7 @@ class _ParkedReader:
 
     def __init__(self, settings: Settings) -> None:
         self._horizon_s = settings.retry.horizon_s
-        self._reader = RangeReader(settings)
+        self._reader = onlooker(settings)
         self._next: dict[Partition, int] = {}
         self._due_at_ms: dict[Partition, dict[int, int]] = {}
 

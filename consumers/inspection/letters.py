@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from consumers.inspection.reading import RangeReader, partitions_of
+from consumers.inspection.reading import onlooker, partitions_of
 from sluicegate.kafka.admin import Bounds, KafkaAdmin, Partition
 from sluicegate.processing.decoding import EventDecoder
 from sluicegate.processing.letters import CAUSATION, ENDED_AT, ERROR_TYPE, WHERE, reason_of
@@ -82,7 +82,7 @@ class LetterReader:
         self._topic = stream_topics(settings, stream).dlq
         self._decoder = decoder
         self._admin = KafkaAdmin.of(settings.kafka)
-        self._reader = RangeReader(settings)
+        self._reader = onlooker(settings)
 
     def __enter__(self) -> LetterReader:
         return self

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from consumers.replay.audit import Ended, History, Started, audit_record, read_audit
 from consumers.replay.candidates import CandidateReader
 from consumers.replay.filters import Matcher
+from consumers.replay.places import ReplayReader, tally_of
 from consumers.replay.plan import Command, Plan, Planner, Snapshot, replay_id
-from consumers.replay.ranges import RangeReader, tally_of
 from consumers.replay.sending import Ask, Progress, Sender, SendPorts, place_of
 from sluicegate.delivery.done_map import DoneMap, decode
 from sluicegate.errors import ConfigurationError
@@ -26,7 +26,6 @@ from sluicegate.retry.headers import ReplaySource
 from sluicegate.settings import Settings
 from sluicegate.topics import audit_topic, onlookers_group, relay_group, stream_topics
 
-_BATCH_RECORDS = 500
 _CLIENT_ID = "sluicegate-replay"
 
 
@@ -131,7 +130,7 @@ class Replay:
                 place: _from(places[place].next_offset, bound)
                 for place, bound in plan.snapshot.bounds.items()
             }
-            for batch in reader.read(left, batch_records=_BATCH_RECORDS):
+            for batch in reader.batches(left):
                 sender.handle(batch)
             tally: Counter[str] = sum((each.tally for each in places.values()), Counter())
             self._tell(publisher, self._ended(plan, tally))
@@ -156,7 +155,7 @@ class Replay:
             if place in snapshot.bounds
         }
         with self._reader(self._group(name)) as reader:
-            for batch in reader.read(ranges, batch_records=_BATCH_RECORDS):
+            for batch in reader.batches(ranges):
                 now_ms = self._ports.now_ms()
                 kept = [r for r in batch if r.offset not in released[place_of(r)].above]
                 asked = planner.note(self._candidates.read(record, now_ms) for record in kept)
@@ -197,7 +196,7 @@ class Replay:
         places = [Partition(topic=self._audit, number=number) for number in range(counts[self._audit])]
         bounds = self._ports.admin.bounds(places)
         with self._reader(onlookers_group(self._settings)) as reader:
-            batches = reader.read(bounds, batch_records=_BATCH_RECORDS)
+            batches = reader.batches(bounds)
             return History.of(read_audit(record) for batch in batches for record in batch)
 
     def _to_resume(self, history: History, name: str | None) -> Started | None:
@@ -220,8 +219,8 @@ class Replay:
         tally: Counter[str] = sum((tally_of(each) for each in found.values()), Counter())
         return {place: each.offset for place, each in found.items()}, tally
 
-    def _reader(self, group: str) -> RangeReader:
-        return RangeReader(self._settings.kafka, group=group)
+    def _reader(self, group: str) -> ReplayReader:
+        return ReplayReader(self._settings.kafka, group=group)
 
     # --- writing --------------------------------------------------------------------------------------
 

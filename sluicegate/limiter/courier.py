@@ -21,15 +21,26 @@ LONGEST_BACKOFF_S = 1.0
 _CALM_S = 10.0
 
 
-class Courier:
-    """Sends one scope's batches, one at a time; `random` gives numbers in [0, 1) for the backoff.
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
-    `is_up` says whether the last try was answered, `round_trip_s` is how long the next answer may well take:
-    the last one, or the moving average if that is more.
+
+class Courier:
+    """Sends one scope's batches, one at a time.
+
+    `random` gives numbers in [0, 1) for the backoff, `now_s` is a clock that never goes back. `is_up` says
+    whether the last try was answered, `round_trip_s` is how long the next answer may well take: the last
+    one, or the moving average if that is more.
     """
 
     def __init__(
-        self, link: BookingLink, *, scope: str, metrics: Metrics, random: Callable[[], float]
+        self,
+        link: BookingLink,
+        *,
+        scope: str,
+        metrics: Metrics,
+        random: Callable[[], float],
+        now_s: Callable[[], float] = _now,
     ) -> None:
         self.is_up = False
         self.round_trip_s = self._average_s = 0.001
@@ -37,6 +48,7 @@ class Courier:
         self._scope = scope
         self._metrics = metrics
         self._random = random
+        self._now_s = now_s
         self._sequences = itertools.count(1)
         self._told: set[str] = set()
         self._answers_since = 0.0
@@ -48,7 +60,7 @@ class Courier:
         """
         sequence = next(self._sequences)
         for failures in itertools.count():
-            sent_at = _now()
+            sent_at = self._now_s()
             try:
                 reply = await self._link.send(batch(), sequence)
             except StateUnavailableError as exc:
@@ -57,14 +69,14 @@ class Courier:
                 self._went_away(exc)
                 await asyncio.sleep(pause_s(failures + 1, self._random(), longest_s=LONGEST_BACKOFF_S))
             else:
-                self._came_back(_now() - sent_at)
+                self._came_back(self._now_s() - sent_at)
                 return reply, failures > 0
         raise AssertionError("count() never ends")
 
     def _went_away(self, error: StateUnavailableError) -> None:
         # Once for each kind of error in an outage: a server that was restarted with another password is
         # first not there and then refuses, and only the second tells an operator what to do.
-        if self.is_up and _now() - self._answers_since >= _CALM_S:
+        if self.is_up and self._now_s() - self._answers_since >= _CALM_S:
             self._told.clear()
         if (text := str(error)) not in self._told:
             self._told.add(text)
@@ -75,12 +87,8 @@ class Courier:
     def _came_back(self, round_trip_s: float) -> None:
         if not self.is_up:
             _log.info("limiter.redis-answers", scope=self._scope)
-            self._answers_since = _now()
+            self._answers_since = self._now_s()
         self.is_up = True
         self._metrics.redis.answered()
         self._average_s += (round_trip_s - self._average_s) / 8
         self.round_trip_s = max(self._average_s, round_trip_s)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

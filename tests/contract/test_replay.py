@@ -14,8 +14,8 @@ import pytest
 from consumers.replay.audit import Ended, Started, read_audit
 from consumers.replay.candidates import CandidateReader, LeftOut
 from consumers.replay.filters import Filters
+from consumers.replay.places import ReplayReader
 from consumers.replay.plan import SENT, Command
-from consumers.replay.ranges import RangeReader
 from consumers.replay.replay import Planned, Replay, ReplayPorts
 from sluicegate.errors import ConfigurationError
 from sluicegate.events.models import SupportChat
@@ -178,9 +178,8 @@ class ReplayStand:
         """Return what a topic holds, each partition in its order."""
         admin = KafkaAdmin(self.kafka)
         places = [Partition(topic=topic, number=number) for number in range(admin.partition_counts()[topic])]
-        with RangeReader(self.settings.kafka, group=f"{self.prefix}-test") as reader:
-            batches = list(reader.read(admin.bounds(places), batch_records=100))
-        return sorted((record for batch in batches for record in batch), key=lambda record: record.place)
+        with ReplayReader(self.settings.kafka, group=f"{self.prefix}-test") as reader:
+            return sorted(reader.read(admin.bounds(places)), key=lambda record: record.place)
 
     def sent(self) -> list[tuple[Record, RetryHeaders]]:
         """Return what lies in `due`, with its headers."""
@@ -314,7 +313,7 @@ def test_what_is_parked_is_sent_ahead_of_its_due_time_and_keeps_its_place(stand:
         park(stand, offset, Copy(id=f"1-a{offset}", replaces="input"))
     park(stand, 2, Copy(id="2-b2", replaces="1-a2"))
     tier = Partition(topic=stand.topics.tiers[0], number=0)
-    with RangeReader(stand.settings.kafka, group=relay_group(stand.settings)) as relay:
+    with ReplayReader(stand.settings.kafka, group=relay_group(stand.settings)) as relay:
         relay.commit({tier: (1, Counter())})  # the first record of the tier, event 0, was released
 
     planned, tally = stand.run(source=ReplaySource.RETRY)

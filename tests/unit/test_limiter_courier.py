@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -53,9 +54,9 @@ class _AwayLink:
         )
 
 
-def _courier(link: Any) -> Courier:
+def _courier(link: Any, now_s: Callable[[], float] = lambda: 0.0) -> Courier:
     # A draw of -1 makes every pause nothing.
-    return Courier(link, scope="main", metrics=Metrics(), random=lambda: -1.0)
+    return Courier(link, scope="main", metrics=Metrics(), random=lambda: -1.0, now_s=now_s)
 
 
 async def test_an_outage_of_an_hour_is_waited_out() -> None:
@@ -82,10 +83,12 @@ async def test_an_outage_is_told_once_for_each_reason() -> None:
     """Also by a process that never had an answer; and the next outage is told again."""
     with capture_logs() as logs:
         link = _AwayLink(100, StateUnavailableError("refused"), StateUnavailableError("wrong password"))
-        courier = _courier(link)
+        now_s = 0.0
+        courier = _courier(link, lambda: now_s)
         for _ in range(2):
             await courier.bring(Batch)
             link.fail(100)
+            now_s += 10
 
     outage = [
         ("limiter.redis-away", "refused"),
@@ -93,6 +96,20 @@ async def test_an_outage_is_told_once_for_each_reason() -> None:
         ("limiter.redis-answers", None),
     ]
     assert [(entry["event"], entry.get("error")) for entry in logs] == outage * 2
+
+
+async def test_an_outage_that_flickers_is_told_once() -> None:
+    """A Redis without memory answers what writes nothing, and refuses the next that does."""
+    now_s = 0.0
+    link = _AwayLink(1, StateUnavailableError("out of memory"))
+    courier = _courier(link, lambda: now_s)
+    with capture_logs() as logs:
+        for _ in range(5):
+            await courier.bring(Batch)
+            link.fail(1)
+            now_s += 1
+
+    assert [entry["event"] for entry in logs].count("limiter.redis-away") == 1
 
 
 async def test_a_connection_that_had_ended_is_no_outage() -> None:
