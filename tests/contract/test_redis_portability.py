@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from redis.crc import key_slot
 
 import sluicegate
 from sluicegate.limiter.stored import ScopeKeys
-from sluicegate.local.redis_server import RedisServer
+from sluicegate.local.redis_server import RedisServer, free_port
 from sluicegate.state.connecting import connect
 from tests.contract.limiter_crew import SCOPES, Crew
 from tests.contract.limiter_scope import open_scope
@@ -75,10 +77,20 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2])
 
 
+def _port_with_a_bus() -> int:
+    """Return a port that leaves a node's second one free: 6.2 knows no other place than 10,000 above."""
+    for _ in range(100):
+        port = free_port()
+        with socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+    pytest.fail("no port is free together with the one 10,000 above it")
+
+
 @pytest.fixture
 def cluster_node() -> Iterator[RedisServer]:
     """Return a server that knows only the keys that a script declares, all of one slot."""
-    with RedisServer(extra=("--cluster-enabled", "yes")) as server:
+    with RedisServer(port=_port_with_a_bus(), extra=("--cluster-enabled", "yes")) as server:
         yield server
 
 
