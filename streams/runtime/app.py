@@ -11,7 +11,7 @@ import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.types.transports import ConsumerT, ProducerT
 
-from streams.runtime.consumer import Gate, TrackedMessage, TrackingConsumer
+from streams.runtime.consumer import Fetched, Gate, Handover, TrackingConsumer
 from streams.runtime.liveness import Vitals
 from streams.runtime.producer import IdempotentProducer
 
@@ -117,7 +117,7 @@ def build_app(plan: AppPlan, gate: Gate, vitals: Vitals) -> StreamApp:
     return app
 
 
-def register_agents(app: StreamApp, plan: AppPlan, take: Callable[[TrackedMessage], None]) -> None:
+def register_agents(app: StreamApp, plan: AppPlan, take: Callable[[Fetched], None]) -> None:
     """Give the app its two agents: one takes fresh events, one takes those that are due again."""
     for name, topic in (("input", plan.input_topic), ("due", plan.due_topic)):
         # Bytes only: a typed topic stalls for seconds on every record that does not parse, and acks it.
@@ -128,18 +128,19 @@ def register_agents(app: StreamApp, plan: AppPlan, take: Callable[[TrackedMessag
 
 
 def _agent(
-    take: Callable[[TrackedMessage], None], on_fatal: Callable[[BaseException], None]
+    take: Callable[[Fetched], None], on_fatal: Callable[[BaseException], None]
 ) -> Callable[[Any], Any]:
     async def agent(events: Any) -> None:  # a faust.Stream; its interface type lacks noack()
         # noack: only the dispatcher knows when an event is done.
         async for event in events.noack().events():
             message = event.message
-            if not isinstance(message, TrackedMessage):
+            if not isinstance(message, Handover):
                 continue
-            try:
-                take(message)
-            except Exception as error:  # noqa: BLE001 - Faust would start the agent again behind this record
-                on_fatal(error)
-            message.assignment.took(message.tp)
+            for fetched in message.fetched:
+                try:
+                    take(fetched)
+                except Exception as error:  # noqa: BLE001 - Faust would start the agent again behind these
+                    on_fatal(error)
+                fetched.assignment.took(fetched.tp)
 
     return agent

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
@@ -19,6 +21,8 @@ from streams.runtime.liveness import Vitals
 
 _FETCH_WAIT_S = 0.25
 _RETRY_S = 1.0
+# Bounds how long the event loop is at them: an agent decodes all that one message carries in one turn.
+_RECORDS_PER_MESSAGE = 32
 
 
 class Gate(Protocol):
@@ -40,12 +44,24 @@ class Gate(Protocol):
         """Stop the worker with a non-zero exit code."""
 
 
-class TrackedMessage(ConsumerMessage):
-    """A Faust message that knows the assignment it was delivered under."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fetched:
+    """A record as aiokafka gave it, and the assignment that it was fetched under."""
 
-    __slots__ = ("assignment",)
-
+    tp: TP
+    record: Any
     assignment: Assignment
+
+
+class Handover(ConsumerMessage):
+    """A Faust message that carries some records of one topic on to its agent.
+
+    A message for each record would cost an event loop's turn and a sixth of a worker's time.
+    """
+
+    __slots__ = ("fetched",)
+
+    fetched: Sequence[Fetched]
 
 
 class TrackingConsumer(driver.Consumer):
@@ -169,16 +185,20 @@ class TrackingConsumer(driver.Consumer):
     async def _deliver(self, assignment: Assignment, batch: Batch) -> None:
         left = {tp: deque(records) for tp, records in batch.records.items()}
         try:
-            for tp, record in _round_robin(left):
+            for records in _by_message(left):
                 if not self._owns(assignment):
                     break
-                tracker = assignment.trackers[tp]
-                finished = tracker.already_done(record.offset)
-                tracker.delivered(record.offset)
-                left[tp].popleft()
-                if not finished:
-                    assignment.in_transit[tp] += 1
-                    await self.callback(self._message(assignment, tp, record))
+                fresh: list[Fetched] = []
+                for tp, record in records:
+                    tracker = assignment.trackers[tp]
+                    finished = tracker.already_done(record.offset)
+                    tracker.delivered(record.offset)
+                    left[tp].popleft()
+                    if not finished:
+                        assignment.in_transit[tp] += 1
+                        fresh.append(Fetched(tp=tp, record=record, assignment=assignment))
+                if fresh:
+                    await self.callback(self._handover(fresh))
             if self._owns(assignment):
                 for tp, position in batch.positions.items():
                     if not left.get(tp):
@@ -191,23 +211,23 @@ class TrackingConsumer(driver.Consumer):
     def _owns(self, assignment: Assignment) -> bool:
         return self.flow_active and self._current is assignment
 
-    def _message(self, assignment: Assignment, tp: TP, record: Any) -> TrackedMessage:
-        message = TrackedMessage(
-            record.topic,
-            record.partition,
-            record.offset,
-            record.timestamp / 1000 if record.timestamp is not None else 0.0,
-            record.timestamp_type,
-            record.headers,
-            record.key,
-            record.value,
-            record.checksum,
-            record.serialized_key_size,
-            record.serialized_value_size,
-            tp,
+    def _handover(self, fetched: Sequence[Fetched]) -> Handover:
+        """Return a message in the name of its first record: Faust asks where it is from and how old it is."""
+        first = fetched[0].record
+        message = Handover(
+            topic=first.topic,
+            partition=first.partition,
+            offset=first.offset,
+            timestamp=max(0, first.timestamp) / 1000,
+            timestamp_type=first.timestamp_type,
+            headers=None,
+            key=None,
+            value=None,
+            checksum=None,
+            tp=fetched[0].tp,
             generation_id=self.app.consumer_generation_id,
         )
-        message.assignment = assignment
+        message.fetched = fetched
         return message
 
     # --- committing -------------------------------------------------------------------------------
@@ -286,9 +306,17 @@ class TrackingConsumer(driver.Consumer):
         """Do nothing: liveness is judged by streams.runtime.liveness, which knows of pauses."""
 
 
-def _round_robin(left: Mapping[TP, deque[Any]]) -> Iterator[tuple[TP, Any]]:
+def _by_message(left: Mapping[TP, deque[Any]]) -> Iterator[Sequence[tuple[TP, Any]]]:
+    """Yield what one message may carry at a time: records of one topic, its partitions' in turn."""
+    for _, partitions in groupby(sorted(left), key=lambda tp: tp.topic):
+        in_turn = _round_robin({tp: tuple(left[tp]) for tp in partitions})
+        while some := tuple(islice(in_turn, _RECORDS_PER_MESSAGE)):
+            yield some
+
+
+def _round_robin(left: Mapping[TP, Sequence[Any]]) -> Iterator[tuple[TP, Any]]:
     """Yield each partition's next record in turn, so that no partition waits behind another's batch."""
-    waiting = {tp: iter(tuple(records)) for tp, records in left.items()}
+    waiting = {tp: iter(records) for tp, records in left.items()}
     while waiting:
         for tp in tuple(waiting):
             record = next(waiting[tp], None)

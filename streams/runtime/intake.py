@@ -10,14 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import cast
 
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher
 from sluicegate.limiter.api import ScopeView
 from sluicegate.processing.reading import Delivered, DeliveryReader
 from sluicegate.records import Record
 from sluicegate.telemetry.metrics import Metrics
-from streams.runtime.consumer import TrackedMessage
+from streams.runtime.consumer import Fetched
 
 # An event that makes no call (it may be no event at all) does not use up the right to probe.
 _PROBES_APART_S = 1.0
@@ -124,26 +123,25 @@ class Intake:
         """Stop the worker with a non-zero exit code."""
         self._on_fatal(error)
 
-    def take(self, message: TrackedMessage) -> None:
+    def take(self, fetched: Fetched) -> None:
         """Hand one record to the dispatcher, unless its assignment is over."""
-        assignment = message.assignment
+        assignment, given = fetched.assignment, fetched.record
         if self._stopped or assignment.closed:
             return
-        headers = cast("Sequence[tuple[str, bytes | None]]", message.headers or ())  # as aiokafka gives them
         record = Record(
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
-            timestamp_ms=max(0, round(message.timestamp * 1000)),  # -1: its producer gave none
-            key=message.key,
-            value=message.value,
-            headers=tuple((name, value or b"") for name, value in headers),
+            topic=given.topic,
+            partition=given.partition,
+            offset=given.offset,
+            timestamp_ms=max(0, given.timestamp),  # -1: its producer gave none
+            key=given.key,
+            value=given.value,
+            headers=tuple((name, value or b"") for name, value in given.headers),
         )
         is_due = record.topic == self._rules.due_topic
         if not is_due:
             self._fresh_at_s = self._now_s()
         delivered = self._reader.read(record)
-        tracker = assignment.trackers[message.tp]
+        tracker = assignment.trackers[fetched.tp]
         self._dispatcher.submit(
             Item(
                 topic=record.topic,

@@ -18,7 +18,7 @@ from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import OutgoingRecord
 from sluicegate.telemetry.pulse import TimedWork
 from streams.runtime.app import AppPlan, StreamApp, build_app, register_agents
-from streams.runtime.consumer import TrackedMessage, TrackingConsumer
+from streams.runtime.consumer import Fetched, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.liveness import Vitals
 from streams.runtime.producer import FaustPublisher, IdempotentProducer
@@ -38,10 +38,10 @@ class OpenGate:
     """A gate that takes everything, holds it, and finishes what a test tells it to."""
 
     def __init__(self) -> None:
-        self.taken: list[TrackedMessage] = []
+        self.taken: list[Fetched] = []
         self.fatal: list[BaseException] = []
         self.open = True
-        self.finish: Callable[[TrackedMessage], bool] = lambda message: True
+        self.finish: Callable[[Fetched], bool] = lambda fetched: True
 
     def room(self, topic: str, partition: int) -> int:
         """Take up to 100 at a time."""
@@ -62,17 +62,18 @@ class OpenGate:
         """Remember what would have stopped the worker."""
         self.fatal.append(error)
 
-    def take(self, message: TrackedMessage) -> None:
+    def take(self, fetched: Fetched) -> None:
         """Take one record and finish it if the test wants that."""
-        if message.assignment.closed:
+        if fetched.assignment.closed:
             return
-        self.taken.append(message)
-        if self.finish(message):
-            message.assignment.trackers[message.tp].done(message.offset)
+        self.taken.append(fetched)
+        if self.finish(fetched):
+            fetched.assignment.trackers[fetched.tp].done(fetched.record.offset)
 
     def places(self) -> Counter[tuple[str, int, int]]:
         """Count how often each record was taken."""
-        return Counter((message.topic, message.partition, message.offset) for message in self.taken)
+        records = [fetched.record for fetched in self.taken]
+        return Counter((record.topic, record.partition, record.offset) for record in records)
 
 
 def plan_for(kafka: str, prefix: str) -> AppPlan:
@@ -136,7 +137,7 @@ async def test_a_restart_runs_again_only_what_was_unfinished(kafka: str, plan: A
     """The done-map in the commit's metadata spares what finished above the watermark."""
     publish(kafka, plan.input_topic, 60)
     first = OpenGate()
-    first.finish = lambda message: message.offset % 5 != 0  # offsets 0 and 5 of each partition stay open
+    first.finish = lambda fetched: fetched.record.offset % 5 != 0  # 0 and 5 of each stay open
     async with running(plan, first):
         await wait_until(lambda: len(first.taken) == 60, timeout_s=START_S)
     second = OpenGate()
@@ -150,7 +151,7 @@ async def test_the_commit_never_passes_an_unfinished_record(kafka: str, plan: Ap
     """The head of a partition that never finishes stays uncommitted, whatever finishes behind it."""
     publish(kafka, plan.input_topic, 60)
     gate = OpenGate()
-    gate.finish = lambda message: message.offset != 3
+    gate.finish = lambda fetched: fetched.record.offset != 3
     async with running(plan, gate):
         await wait_until(lambda: len(gate.taken) == 60, timeout_s=START_S)
     reader = Consumer({"bootstrap.servers": kafka, "group.id": plan.group})
@@ -166,7 +167,7 @@ async def test_no_record_is_lost_when_members_join_before_the_first_commit(kafka
     """A young group rebalances while fetches are under way and nothing was ever committed."""
     gates = [OpenGate(), OpenGate(), OpenGate()]
     for gate in gates:
-        gate.finish = lambda message: False
+        gate.finish = lambda fetched: False
     publish(kafka, plan.input_topic, 300)
     async with running(plan, gates[0]):
         await wait_until(lambda: len(gates[0].taken) > 0, timeout_s=START_S)
@@ -196,7 +197,7 @@ async def test_what_was_fetched_and_not_delivered_is_fetched_again(kafka: str, p
 
         async def deliver_and_stop(message: Message) -> None:
             await deliver(message)
-            if message.offset == 3:
+            if stops[0] < 3:
                 stops[0] += 1
                 consumer.stop_flow()
                 asyncio.get_running_loop().call_soon(consumer.resume_flow)
@@ -250,7 +251,8 @@ async def test_tombstones_and_records_without_a_key_reach_the_agent(kafka: str, 
     gate = OpenGate()
     async with running(plan, gate):
         await wait_until(lambda: len(gate.taken) == 2, timeout_s=START_S)
-    assert [(message.key, message.value) for message in gate.taken] == [(b"k", None), (None, b"\xff\xfe")]
+    records = [fetched.record for fetched in gate.taken]
+    assert [(record.key, record.value) for record in records] == [(b"k", None), (None, b"\xff\xfe")]
 
 
 async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan: AppPlan) -> None:
@@ -267,8 +269,8 @@ async def test_a_publish_returns_when_the_broker_has_the_record(kafka: str, plan
         assert other.get_watermark_offsets(place, timeout=20) == (0, 1)
         other.close()
         await wait_until(lambda: len(gate.taken) == 1, timeout_s=START_S)
-    [message] = gate.taken
-    assert (message.topic, message.partition, message.value) == (plan.due_topic, 4, b"v")
+    [fetched] = gate.taken
+    assert (fetched.record.topic, fetched.record.partition, fetched.record.value) == (plan.due_topic, 4, b"v")
 
 
 @pytest.mark.real_kafka

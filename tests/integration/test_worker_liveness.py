@@ -26,7 +26,7 @@ from faust.types import TP
 from sluicegate.local.broker import EmbeddedBroker, Request
 from streams.runtime.allowance import Allowance
 from streams.runtime.app import AppPlan
-from streams.runtime.consumer import TrackedMessage, TrackingConsumer
+from streams.runtime.consumer import Fetched, TrackingConsumer
 from streams.runtime.consumer_thread import TrackingConsumerThread
 from streams.runtime.liveness import Liveness, Vitals
 from tests.integration.deployment import Deployment
@@ -355,7 +355,7 @@ async def test_an_exception_in_an_agent_stops_the_worker_and_acknowledges_nothin
     """Faust would log it, start the agent again behind the record, and go on: a loss that nobody sees."""
     gate = OpenGate()
 
-    def fail(message: TrackedMessage) -> bool:
+    def fail(fetched: Fetched) -> bool:
         raise ValueError("a bug of ours")
 
     gate.finish = fail

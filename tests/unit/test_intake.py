@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import orjson
+from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
@@ -15,7 +16,7 @@ from sluicegate.limiter.fake import FakeLimiter
 from sluicegate.processing.reading import Delivered
 from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Assignment, Committed
-from streams.runtime.consumer import TrackedMessage
+from streams.runtime.consumer import Fetched
 from streams.runtime.intake import Intake, IntakeRules
 from tests.unit.processing_world import World
 
@@ -101,12 +102,12 @@ class Stand:
         tp = TP(topic or self.topics[0], 0)
         offset = next(self._offsets)
         value = orjson.dumps({"conversation_id": "c", "turn": 0, "speaker": "customer", "text": ""})
-        message = TrackedMessage(
-            tp.topic, tp.partition, offset, 1.0, 0, [], b"c", value, None, 1, len(value), tp, generation_id=1
+        record = ConsumerRecord(
+            *(tp.topic, tp.partition, offset, 1000, 0),
+            *(b"c", value, None, 1, len(value), ()),
         )
-        message.assignment = self.assignment
         self.assignment.trackers[tp].delivered(offset)
-        self.intake.take(message)
+        self.intake.take(Fetched(tp=tp, record=record, assignment=self.assignment))
         await asyncio.sleep(0)
         assert offset in self.working
         return offset
