@@ -70,7 +70,7 @@ class _Fill:
 class _Lane(Generic[T]):
     key: Hashable
     waiting: list[tuple[int, int, Item[T]]] = field(default_factory=list)
-    waiting_from: Counter[tuple[str, int]] = field(default_factory=Counter)
+    waiting_from: dict[tuple[str, int], int] = field(default_factory=dict)
     is_held: bool = False  # an item of it runs, or a crash or a LEFT shut it
     queued_as_due: bool | None = None  # which ready queue counts; an entry in the other one is out of date
 
@@ -100,8 +100,9 @@ class Lanes(Generic[T]):
         heapq.heappush(lane.waiting, (item.order, self._arrivals, item))
         self._count += 1
         if self._serial:
-            lane.waiting_from[item.source] += 1
-            self._fill(item.source).grow(lane.waiting_from[item.source])
+            source = item.source
+            waiting = lane.waiting_from[source] = lane.waiting_from.get(source, 0) + 1
+            self._fill(source).grow(waiting)
         self._queue(lane)
 
     def take(self, *, input_too: bool) -> Item[T] | None:
@@ -161,8 +162,9 @@ class Lanes(Generic[T]):
         _, _, item = heapq.heappop(lane.waiting)
         self._count -= 1
         if self._serial:
-            lane.waiting_from[item.source] -= 1
-            self._fill(item.source).shrink(lane.waiting_from[item.source])
+            source = item.source
+            lane.waiting_from[source] -= 1
+            self._fill(source).shrink(lane.waiting_from[source])
         return item
 
     def _fill(self, source: tuple[str, int]) -> _Fill:

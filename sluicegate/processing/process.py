@@ -310,15 +310,27 @@ async def _run_apart(
     """
     task = asyncio.get_running_loop().create_task(_contained(handler))
     try:
-        await asyncio.wait((task,))
+        await _ended(task)
     except asyncio.CancelledError:
         fate.decide(Left())  # nothing more is begun, even if the handler goes on
         task.cancel()
-        await asyncio.wait((task,))
+        await _ended(task)
         _error_of(task)  # looked at, else asyncio would log it with its text
         raise
     error = _error_of(task)
     return (error, None) if error is not None else task.result()
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """Return when the task has ended, however: `asyncio.wait` for one, without its sets."""
+    ended = asyncio.get_running_loop().create_future()
+
+    def tell(_: asyncio.Task[Any]) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    task.add_done_callback(tell)
+    await ended
 
 
 async def _contained(

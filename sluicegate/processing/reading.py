@@ -128,12 +128,12 @@ class DeliveryReader:
         self._clock = clock
         self._null_keys = metrics.repairs.labels(stream=stream, kind=Repair.NULL_KEY)
         self._mended_headers = metrics.repairs.labels(stream=stream, kind=Repair.RETRY_HEADER)
-        self._taken = metrics.taken
+        self._taken = {source: metrics.taken.labels(stream=stream, source=source) for source in TakenFrom}
 
     def read(self, record: Record) -> Delivered:
         """Return the delivery, or why the record can never become one."""
         is_due = record.topic == self._due_topic
-        self._taken.labels(stream=self._stream, source=TakenFrom.DUE if is_due else TakenFrom.INPUT).inc()
+        self._taken[TakenFrom.DUE if is_due else TakenFrom.INPUT].inc()
         retry = self._retry_headers(record) if is_due else None
         origin = retry.origin if retry is not None else record.place
         if is_due and retry is None:

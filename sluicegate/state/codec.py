@@ -8,7 +8,7 @@ and its bytes. A history line is two such strings: speaker, text.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from sluicegate.errors import StateUnavailableError
 from sluicegate.state.api import End, EndKind, HistoryEntry
@@ -21,13 +21,15 @@ _LENGTH = struct.Struct(">I")
 
 def pack_end(end: End) -> bytes:
     """Return the end as bytes that `unpack_end` reads back unchanged."""
-    history = [(entry.speaker.encode(), entry.text.encode()) for entry in end.history]
-    headers = [(name.encode(), value) for name, value in end.headers]
     parts = [_HEAD.pack(_VERSION, _KINDS.index(end.kind), end.value is not None)]
     if end.value is not None:
         parts += (_LENGTH.pack(len(end.value)), end.value)
-    parts += _packed_pairs(headers)
-    parts += _packed_pairs(history)
+    parts.append(_LENGTH.pack(len(end.headers)))
+    for name, content in end.headers:
+        parts.append(_pair(name.encode(), content))
+    parts.append(_LENGTH.pack(len(end.history)))
+    for entry in end.history:
+        parts.append(pack_entry(entry))
     return b"".join(parts)
 
 
@@ -50,8 +52,7 @@ def unpack_end(packed: bytes) -> End:
 
 def pack_entry(entry: HistoryEntry) -> bytes:
     """Return one history line as bytes."""
-    speaker, text = entry.speaker.encode(), entry.text.encode()
-    return b"".join((_LENGTH.pack(len(speaker)), speaker, _LENGTH.pack(len(text)), text))
+    return _pair(entry.speaker.encode(), entry.text.encode())
 
 
 def unpack_entry(packed: bytes) -> HistoryEntry:
@@ -60,10 +61,8 @@ def unpack_entry(packed: bytes) -> HistoryEntry:
     return HistoryEntry(speaker=reader.string().decode(), text=reader.string().decode())
 
 
-def _packed_pairs(pairs: list[tuple[bytes, bytes]]) -> Iterable[bytes]:
-    yield _LENGTH.pack(len(pairs))
-    for left, right in pairs:
-        yield from (_LENGTH.pack(len(left)), left, _LENGTH.pack(len(right)), right)
+def _pair(left: bytes, right: bytes) -> bytes:
+    return b"%b%b%b%b" % (_LENGTH.pack(len(left)), left, _LENGTH.pack(len(right)), right)
 
 
 class _Reader:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from sluicegate.state.api import EventRef
 
 _KEY_HASH_BYTES = 16
+# Each of an event's scripts asks for its names: as many events as may be at work at once.
+_MOST_CACHED = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ def prefix_of(group: str, stream: str, key: str) -> str:
     return f"{group}:{{{stream}/{key_hash}}}"
 
 
+@lru_cache(maxsize=_MOST_CACHED)
 def keys_of(group: str, ref: EventRef) -> Keys:
     """Return the key names of an event."""
     tagged = prefix_of(group, ref.stream, ref.key)

@@ -7,6 +7,7 @@ worker's time by its profile.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 
@@ -43,13 +44,12 @@ class Call:
 
     def packed(self) -> PackedCall:
         """Return the call as bytes. Raises UnicodeEncodeError for text that has none."""
-        keys = [_bulk(key.encode()) for key in self.keys]
-        args = [_bulk(_bytes(arg)) for arg in self.args]
+        keys, args = self.keys, self.args
         return PackedCall(
             script=self.script,
             begin=b"*%d\r\n" % (4 + len(keys) + len(args)),
-            keys=_bulk(b"%d" % len(keys)) + b"".join(keys),
-            args=b"".join(args),
+            keys=_bulk(b"%d" % len(keys)) + _bulks(keys),
+            args=_bulks(args),
         )
 
 
@@ -68,7 +68,12 @@ class PackedCall:
         return b"".join((self.begin, how, self.keys, _bulk(run_id), self.args))
 
 
-def _bytes(arg: str | bytes | int) -> bytes:
-    if isinstance(arg, bytes):
-        return arg
-    return arg.encode() if isinstance(arg, str) else b"%d" % arg
+def _bulks(parts: Iterable[str | bytes | int]) -> bytes:
+    packed: list[bytes] = []
+    for part in parts:
+        if isinstance(part, str):
+            content = part.encode()
+        else:
+            content = part if isinstance(part, bytes) else b"%d" % part
+        packed.append(b"$%d\r\n%b\r\n" % (len(content), content))
+    return b"".join(packed)

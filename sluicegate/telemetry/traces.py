@@ -132,3 +132,5 @@ class NoTraces:
 _NO_SPAN: Span = _NoSpan()
 _NOTHING: AbstractContextManager[None] = nullcontext()
 NO_TRACES: Traces = NoTraces()
+NOT_SPANNED: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
+"""What a block of code runs in while traces are off: several of them stand in every event's way."""

@@ -10,7 +10,6 @@ import faust
 from aiokafka import errors
 from aiokafka.producer.transaction_manager import NO_PRODUCER_EPOCH, NO_PRODUCER_ID, PidAndEpoch
 from aiokafka.util import create_future
-from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 
 from sluicegate.errors import PublishError, PublishRefusedError, RecordTooLargeError
@@ -98,30 +97,41 @@ class FaustPublisher:
                 await self._confirm(producer, record, IdempotentProducer.send_alone)
 
     async def _confirm(self, producer: IdempotentProducer, record: OutgoingRecord, send: _Send) -> None:
+        ended = self._watched.begun(self._timeout_s)
+        stored: Awaitable[object] | None = None
         try:
-            with self._watched.within(self._timeout_s):
-                async with asyncio.timeout(self._timeout_s):
-                    # Sending returns when the record is buffered: only its future says that it is stored.
-                    await (await send(producer, record))
-        except (ProducerSendError, errors.KafkaError, TimeoutError) as error:
-            raise _given_up(producer, error, record.topic) from error
+            async with asyncio.timeout(self._timeout_s):
+                # Sending returns when the record is buffered: only its future says that it is stored.
+                stored = await send(producer, record)
+                await stored
+        except (errors.KafkaError, TimeoutError) as error:
+            raise _given_up(producer, error, record.topic, was_buffered=stored is not None) from error
+        finally:
+            ended()
 
 
 async def _send(producer: IdempotentProducer, record: OutgoingRecord) -> Awaitable[object]:
-    headers = list(record.headers)
-    return await producer.send(record.topic, record.key, record.value, record.partition, None, headers)
+    # Not by Faust's own `send`, which sends a signal for every record and hides what went wrong.
+    kafka = producer._ensure_producer()
+    return cast(
+        Awaitable[object],
+        await kafka.send(
+            record.topic, record.value, record.key, record.partition, headers=list(record.headers)
+        ),
+    )
 
 
-def _given_up(producer: IdempotentProducer, error: Exception, topic: str) -> PublishError:
+def _given_up(
+    producer: IdempotentProducer, error: Exception, topic: str, *, was_buffered: bool
+) -> PublishError:
     """Say what a failed publish means, and leave a producer that can go on."""
     if producer.has_failed:
         return PublishRefusedError(f"the producer ended, nothing reaches {topic} any more")
-    if isinstance(error, errors.KafkaError):
-        # Not after a timeout of ours: that record may still be sent, under the number it has.
+    if was_buffered and isinstance(error, errors.KafkaError):
+        # Not after a timeout of ours: that record may still be sent, under the number it has. Nor after an
+        # error of sending, which comes before the record is numbered.
         producer.begin_anew()
-    # An error of `send` itself came before the record was numbered.
-    cause = error.__cause__ if isinstance(error, ProducerSendError) else None
-    return _translate(cause or error, topic)
+    return _translate(error, topic)
 
 
 def _translate(error: BaseException, topic: str) -> PublishError:
