@@ -36,8 +36,5 @@ def lane_key(key: bytes | None, event: Event) -> str:
 
 def _digest(*parts: str) -> str:
     """Hash parts with their lengths before them, so that no two lists of parts read the same."""
-    hasher = sha256()
-    for part in parts:
-        encoded = part.encode("utf-8")
-        hasher.update(b"%d:" % len(encoded) + encoded)
-    return hasher.hexdigest()[:_HEX_DIGITS]
+    encoded = [part.encode("utf-8") for part in parts]
+    return sha256(b"".join([b"%d:%b" % (len(part), part) for part in encoded])).hexdigest()[:_HEX_DIGITS]

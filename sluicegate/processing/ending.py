@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
+
+from prometheus_client import Counter
 
 from sluicegate.clock import Clock
 from sluicegate.delivery.dispatcher import Slot, Verdict
@@ -25,13 +28,14 @@ from sluicegate.topics import StreamTopics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """Ends events of one stream."""
+    """Ends events of one stream; `ended` counts them."""
 
     topics: StreamTopics
     ends: Ends
     publisher: PersistentPublisher
     clock: Clock
     metrics: Metrics
+    ended: Mapping[EndKind, Counter]
     traces: Traces
 
     async def die(
@@ -127,8 +131,8 @@ class Ending:
 
     def _count(self, delivered: Delivered, end: End) -> None:
         stream = delivered.ref.stream
-        self.metrics.ended.labels(stream=stream, kind=end.kind.value).inc()
+        self.ended[end.kind].inc()
         if end.kind is EndKind.DEAD_LETTER:
             self.metrics.dead_letters.labels(stream=stream, reason=reason_of(end.headers)).inc()
-        if end.kind is EndKind.RESULT and any(name == PREDECESSOR_DEAD_LETTERED for name, _ in end.headers):
+        if end.kind is EndKind.RESULT and PREDECESSOR_DEAD_LETTERED in dict(end.headers):
             self.metrics.repairs.labels(stream=stream, kind=Repair.PREDECESSOR_DEAD_LETTERED).inc()

@@ -44,6 +44,7 @@ from sluicegate.state.api import (
     Cancelled,
     Copies,
     End,
+    EndKind,
     Ends,
     Finish,
     Histories,
@@ -109,6 +110,7 @@ class EventProcessor:
             publisher=publisher,
             clock=self._clock,
             metrics=self._metrics,
+            ended={kind: self._metrics.ended.labels(rules.stream, kind) for kind in EndKind},
             traces=ports.traces,
         )
         self._parking = Parking(

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
+from typing import NamedTuple
 
 
 def _bulk(part: bytes) -> bytes:
@@ -34,8 +35,7 @@ def load_script(name: str) -> Script:
     return Script(by_sha=_bulk(b"EVALSHA") + _bulk(sha), by_text=_bulk(b"EVAL") + _bulk(text))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """One call of a script. The server's run_id goes in front of `args` as ARGV[1]."""
 
     script: Script
@@ -53,8 +53,7 @@ class Call:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedCall:
+class PackedCall(NamedTuple):
     """A call that lacks only the run_id of the server it goes to."""
 
     script: Script
