@@ -1,10 +1,11 @@
-"""Watching a process from outside while it fills a topic: its speed, its CPU time and its memory."""
+"""Watching processes from outside while they fill a topic: their speed, CPU time and memory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -12,25 +13,41 @@ from benchmarks.processes import cpu_s, memory_mb
 
 _WATCH_S = 0.05
 _ASK_TIMEOUT_S = 5.0
-_RUN_TIMEOUT_S = 300.0
+_STALL_S = 45.0
+
+
+class Watched(Protocol):
+    """A process that can be watched."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code; None while it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What one process came to. `redis_cpu_ms` is what an event cost the Redis server."""
+    """What the processes came to, together. `redis_cpu_ms` is what an event cost the Redis server.
+
+    `shares` is each process's part of their CPU time.
+    """
 
     events_per_s: float
     cpu_ms: float
     redis_cpu_ms: float
     idle_mb: float
     running_mb: float
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sample:
     at: float
     results: int
-    cpu_s: float
+    cpu_s: tuple[float, ...]
     redis_cpu_s: float
 
 
@@ -55,28 +72,51 @@ class ResultsWatch:
 
 
 def watch(
-    results: ResultsWatch, *, pid: int, redis_pid: int, events: int, begin: Callable[[], None]
+    results: ResultsWatch,
+    processes: Sequence[Watched],
+    *,
+    redis_pid: int,
+    events: int,
+    begin: Callable[[], None],
 ) -> Figures:
-    """Call `begin` and return the figures between the first and the last tenth of the results."""
-    idle_mb = running_mb = memory_mb(pid)
+    """Call `begin`, wait for all results, and return the figures between their first and last tenth.
+
+    Raises AssertionError when a process ends, or when for 45 s no result comes.
+    """
+    idle_mb = running_mb = _memory_mb(processes)
     begin()
-    deadline = time.monotonic() + _RUN_TIMEOUT_S
-    first: _Sample | None = None
-    while time.monotonic() < deadline:
+    first = last = None
+    results_before, moved_at = -1, time.monotonic()
+    while results_before < events:
         now = _Sample(
-            at=time.monotonic(), results=results.count(), cpu_s=cpu_s(pid), redis_cpu_s=cpu_s(redis_pid)
+            at=time.monotonic(),
+            results=results.count(),
+            cpu_s=tuple(cpu_s(each.pid) for each in processes),
+            redis_cpu_s=cpu_s(redis_pid),
         )
-        running_mb = max(running_mb, memory_mb(pid))
+        running_mb = max(running_mb, _memory_mb(processes))
         if first is None and now.results >= events * 0.1:
             first = now
-        elif first is not None and now.results >= events * 0.9:
-            done = now.results - first.results
-            return Figures(
-                events_per_s=done / (now.at - first.at),
-                cpu_ms=1000 * (now.cpu_s - first.cpu_s) / done,
-                redis_cpu_ms=1000 * (now.redis_cpu_s - first.redis_cpu_s) / done,
-                idle_mb=idle_mb,
-                running_mb=running_mb,
-            )
+        elif last is None and now.results >= events * 0.9:
+            last = now
+        if now.results > results_before:
+            results_before, moved_at = now.results, now.at
+        if now.at - moved_at > _STALL_S or any(each.exit_code is not None for each in processes):
+            raise AssertionError(f"only {now.results} of {events} results came: no figure")
         time.sleep(_WATCH_S)
-    raise AssertionError(f"{results.count()} of {events} results after {_RUN_TIMEOUT_S:g} s")
+    if first is None or last is None or sum(first.cpu_s) == sum(last.cpu_s):
+        raise AssertionError("the results came too fast to be measured: publish more events")
+    done = last.results - first.results
+    cpu_used_s = [after - before for before, after in zip(first.cpu_s, last.cpu_s, strict=True)]
+    return Figures(
+        events_per_s=done / (last.at - first.at),
+        cpu_ms=1000 * sum(cpu_used_s) / done,
+        redis_cpu_ms=1000 * (last.redis_cpu_s - first.redis_cpu_s) / done,
+        idle_mb=idle_mb,
+        running_mb=running_mb,
+        shares=tuple(used / sum(cpu_used_s) for used in cpu_used_s),
+    )
+
+
+def _memory_mb(processes: Sequence[Watched]) -> float:
+    return sum(memory_mb(each.pid) for each in processes)
