@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from benchmarks.processes import cpu_s, memory_mb
 
@@ -49,6 +50,7 @@ class _Sample:
     results: int
     cpu_s: tuple[float, ...]
     redis_cpu_s: float
+    memory_mb: float
 
 
 class ResultsWatch:
@@ -60,11 +62,17 @@ class ResultsWatch:
 
     def count(self) -> int:
         """Return how many records the topic has."""
-        bounds = (
-            self._consumer.get_watermark_offsets(partition, timeout=_ASK_TIMEOUT_S)
-            for partition in self._partitions
-        )
-        return sum(bound[1] for bound in bounds if bound is not None)
+        return sum(self._end(partition) for partition in self._partitions)
+
+    def _end(self, partition: TopicPartition) -> int:
+        deadline = time.monotonic() + _ASK_TIMEOUT_S
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(partition, timeout=_ASK_TIMEOUT_S)[1]
+            except KafkaException:  # a topic is there a moment before its partitions have leaders
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_WATCH_S)
 
     def close(self) -> None:
         """Leave the broker."""
@@ -83,27 +91,13 @@ def watch(
 
     Raises AssertionError when a process ends, or when for 45 s no result comes.
     """
-    idle_mb = running_mb = _memory_mb(processes)
-    begin()
-    first = last = None
-    results_before, moved_at = -1, time.monotonic()
-    while results_before < events:
-        now = _Sample(
-            at=time.monotonic(),
-            results=results.count(),
-            cpu_s=tuple(cpu_s(each.pid) for each in processes),
-            redis_cpu_s=cpu_s(redis_pid),
-        )
-        running_mb = max(running_mb, _memory_mb(processes))
-        if first is None and now.results >= events * 0.1:
-            first = now
-        elif last is None and now.results >= events * 0.9:
-            last = now
-        if now.results > results_before:
-            results_before, moved_at = now.results, now.at
-        if now.at - moved_at > _STALL_S or any(each.exit_code is not None for each in processes):
-            raise AssertionError(f"only {now.results} of {events} results came: no figure")
-        time.sleep(_WATCH_S)
+    idle_mb = _memory_mb(processes)
+    with ThreadPoolExecutor(1) as thread:
+        # Beside the watching: large events are being answered while others are still being published.
+        begun = thread.submit(begin)
+        samples = _samples(results, processes, redis_pid=redis_pid, events=events, begun=begun)
+    first = next((each for each in samples if each.results >= events * 0.1), None)
+    last = next((each for each in samples if each.results >= events * 0.9), None)
     if first is None or last is None or sum(first.cpu_s) == sum(last.cpu_s):
         raise AssertionError("the results came too fast to be measured: publish more events")
     done = last.results - first.results
@@ -113,9 +107,39 @@ def watch(
         cpu_ms=1000 * sum(cpu_used_s) / done,
         redis_cpu_ms=1000 * (last.redis_cpu_s - first.redis_cpu_s) / done,
         idle_mb=idle_mb,
-        running_mb=running_mb,
+        running_mb=max(each.memory_mb for each in samples),
         shares=tuple(used / sum(cpu_used_s) for used in cpu_used_s),
     )
+
+
+def _samples(
+    results: ResultsWatch,
+    processes: Sequence[Watched],
+    *,
+    redis_pid: int,
+    events: int,
+    begun: Future[None],
+) -> Sequence[_Sample]:
+    """Look again and again until all results are there."""
+    samples: list[_Sample] = []
+    found, moved_at = -1, time.monotonic()
+    while found < events:
+        now = _Sample(
+            at=time.monotonic(),
+            results=results.count(),
+            cpu_s=tuple(cpu_s(each.pid) for each in processes),
+            redis_cpu_s=cpu_s(redis_pid),
+            memory_mb=_memory_mb(processes),
+        )
+        samples.append(now)
+        if now.results > found:
+            found, moved_at = now.results, now.at
+        if begun.done():
+            begun.result()
+        if now.at - moved_at > _STALL_S or any(each.exit_code is not None for each in processes):
+            raise AssertionError(f"only {now.results} of {events} results came: no figure")
+        time.sleep(_WATCH_S)
+    return samples
 
 
 def _memory_mb(processes: Sequence[Watched]) -> float:

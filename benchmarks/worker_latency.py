@@ -34,6 +34,7 @@ from benchmarks.load import TEXT, EventPublisher, Load, check_results
 from benchmarks.relay_figures import quantile
 from benchmarks.relay_world import arguments, load_average, real_kafka
 from benchmarks.worker_world import CALL, Measured, MeasuredStream, WorkerWorld
+from sluicegate.kafka.reading import record_of
 
 _PROVIDER_MS = 30
 _APART_S = (0.05, 0.1)
@@ -219,8 +220,8 @@ class ResultReader:
 
 def _identity(message: Message) -> str | None:
     """Return the result's `ce_id`, which names the calls of a worker; those of peers carry the key."""
-    ids = [value for name, value in message.headers() or () if name == "ce_id"]
-    return ids[0].decode() if ids and isinstance(ids[0], bytes) else None
+    value = dict(record_of(message).headers).get("ce_id")
+    return value.decode() if value is not None else None
 
 
 if __name__ == "__main__":
