@@ -16,7 +16,9 @@ _BENCHMARKS = {
     "relay_fidelity": "lateness and bursts of releases, our heap beside a FIFO tier (5 minutes)",
     "relay_recovery": "what a kill -9 of one of two relays costs, and a rollout",
     "state_scripts": "what an event's scripts cost our process, beside calling them one by one",
-    "worker_throughput": "a whole worker beside a bare loop: events/s, CPU per event, memory",
+    "worker_growth": "a worker's CPU, speed and memory by workers, calls, keys, partitions, size (5 minutes)",
+    "worker_latency": "a lone event from publishing to its result, beside stock Faust and a bare loop",
+    "worker_throughput": "a whole worker beside stock Faust, a bare loop and HTTP alone (5 minutes)",
 }
 
 

@@ -1,37 +1,56 @@
-"""Watching a process from outside while it fills a topic: its speed, its CPU time and its memory."""
+"""Watching processes from outside while they fill a topic: their speed, CPU time and memory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from benchmarks.processes import cpu_s, memory_mb
 
 _WATCH_S = 0.05
 _ASK_TIMEOUT_S = 5.0
-_RUN_TIMEOUT_S = 300.0
+_STALL_S = 45.0
+
+
+class Watched(Protocol):
+    """A process that can be watched."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code; None while it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What one process came to. `redis_cpu_ms` is what an event cost the Redis server."""
+    """What the processes came to, together. `redis_cpu_ms` is what an event cost the Redis server.
+
+    `shares` is each process's part of their CPU time.
+    """
 
     events_per_s: float
     cpu_ms: float
     redis_cpu_ms: float
     idle_mb: float
     running_mb: float
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sample:
     at: float
     results: int
-    cpu_s: float
+    cpu_s: tuple[float, ...]
     redis_cpu_s: float
+    memory_mb: float
 
 
 class ResultsWatch:
@@ -43,11 +62,17 @@ class ResultsWatch:
 
     def count(self) -> int:
         """Return how many records the topic has."""
-        bounds = (
-            self._consumer.get_watermark_offsets(partition, timeout=_ASK_TIMEOUT_S)
-            for partition in self._partitions
-        )
-        return sum(bound[1] for bound in bounds if bound is not None)
+        return sum(self._end(partition) for partition in self._partitions)
+
+    def _end(self, partition: TopicPartition) -> int:
+        deadline = time.monotonic() + _ASK_TIMEOUT_S
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(partition, timeout=_ASK_TIMEOUT_S)[1]
+            except KafkaException:  # a topic is there a moment before its partitions have leaders
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_WATCH_S)
 
     def close(self) -> None:
         """Leave the broker."""
@@ -55,28 +80,67 @@ class ResultsWatch:
 
 
 def watch(
-    results: ResultsWatch, *, pid: int, redis_pid: int, events: int, begin: Callable[[], None]
+    results: ResultsWatch,
+    processes: Sequence[Watched],
+    *,
+    redis_pid: int,
+    events: int,
+    begin: Callable[[], None],
 ) -> Figures:
-    """Call `begin` and return the figures between the first and the last tenth of the results."""
-    idle_mb = running_mb = memory_mb(pid)
-    begin()
-    deadline = time.monotonic() + _RUN_TIMEOUT_S
-    first: _Sample | None = None
-    while time.monotonic() < deadline:
+    """Call `begin`, wait for all results, and return the figures between their first and last tenth.
+
+    Raises AssertionError when a process ends, or when for 45 s no result comes.
+    """
+    idle_mb = _memory_mb(processes)
+    with ThreadPoolExecutor(1) as thread:
+        # Beside the watching: large events are being answered while others are still being published.
+        begun = thread.submit(begin)
+        samples = _samples(results, processes, redis_pid=redis_pid, events=events, begun=begun)
+    first = next((each for each in samples if each.results >= events * 0.1), None)
+    last = next((each for each in samples if each.results >= events * 0.9), None)
+    if first is None or last is None or sum(first.cpu_s) == sum(last.cpu_s):
+        raise AssertionError("the results came too fast to be measured: publish more events")
+    done = last.results - first.results
+    cpu_used_s = [after - before for before, after in zip(first.cpu_s, last.cpu_s, strict=True)]
+    return Figures(
+        events_per_s=done / (last.at - first.at),
+        cpu_ms=1000 * sum(cpu_used_s) / done,
+        redis_cpu_ms=1000 * (last.redis_cpu_s - first.redis_cpu_s) / done,
+        idle_mb=idle_mb,
+        running_mb=max(each.memory_mb for each in samples),
+        shares=tuple(used / sum(cpu_used_s) for used in cpu_used_s),
+    )
+
+
+def _samples(
+    results: ResultsWatch,
+    processes: Sequence[Watched],
+    *,
+    redis_pid: int,
+    events: int,
+    begun: Future[None],
+) -> Sequence[_Sample]:
+    """Look again and again until all results are there."""
+    samples: list[_Sample] = []
+    found, moved_at = -1, time.monotonic()
+    while found < events:
         now = _Sample(
-            at=time.monotonic(), results=results.count(), cpu_s=cpu_s(pid), redis_cpu_s=cpu_s(redis_pid)
+            at=time.monotonic(),
+            results=results.count(),
+            cpu_s=tuple(cpu_s(each.pid) for each in processes),
+            redis_cpu_s=cpu_s(redis_pid),
+            memory_mb=_memory_mb(processes),
         )
-        running_mb = max(running_mb, memory_mb(pid))
-        if first is None and now.results >= events * 0.1:
-            first = now
-        elif first is not None and now.results >= events * 0.9:
-            done = now.results - first.results
-            return Figures(
-                events_per_s=done / (now.at - first.at),
-                cpu_ms=1000 * (now.cpu_s - first.cpu_s) / done,
-                redis_cpu_ms=1000 * (now.redis_cpu_s - first.redis_cpu_s) / done,
-                idle_mb=idle_mb,
-                running_mb=running_mb,
-            )
+        samples.append(now)
+        if now.results > found:
+            found, moved_at = now.results, now.at
+        if begun.done():
+            begun.result()
+        if now.at - moved_at > _STALL_S or any(each.exit_code is not None for each in processes):
+            raise AssertionError(f"only {now.results} of {events} results came: no figure")
         time.sleep(_WATCH_S)
-    raise AssertionError(f"{results.count()} of {events} results after {_RUN_TIMEOUT_S:g} s")
+    return samples
+
+
+def _memory_mb(processes: Sequence[Watched]) -> float:
+    return sum(memory_mb(each.pid) for each in processes)

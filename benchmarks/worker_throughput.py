@@ -1,260 +1,171 @@
-"""Events a second, CPU per event and memory of a whole worker, beside a bare loop on the same events.
+"""Events a second, CPU per event and memory of a whole worker, beside its peers on the same events.
 
-Run with `python -m benchmarks.worker_throughput` in the repository's root. Every process is real: the
-worker is the command line's, Redis is a server of its own, Kafka is the one at `--kafka` (or
-SLUICEGATE_TEST_KAFKA), else the embedded broker. Everything is on: state, gates, limiter, metrics, logs.
-Figures are taken between the first and the last tenth of the results, where 500 events run at once.
+Run with `python -m benchmarks.worker_throughput` in the repository's root: 4 minutes. Kafka is the one at
+`--kafka` (or SLUICEGATE_TEST_KAFKA), `--kafka jars` starts Kafka's own jars, else it is the embedded broker.
+Cases: `wait` and `wait-ordered` (a handler that waits 100 ms), `nothing` (consume to publish), `calls` (a
+real HTTP call of 100 ms, a conversation an event) and `chat` (the same in order, four events to a
+conversation, whose history is sent along). Figures are taken between the first and the last tenth of the
+results, with `max_running` 500; nothing is printed unless each event has exactly one result.
+
+Peers: `bare_loop` (confluent-kafka, a semaphore, a task an event), `faust_recipe` (stock Faust with
+`concurrency=500`, 1 where there is no work; it keeps no order), and for calls `http_alone`, the HTTP client
+and nothing else. `x` columns are the worker's figure over the peer's.
+
+It misleads where the machine is busy or has few cores: broker, provider, Redis and this watcher take part
+of the same cores, so events/s is a lower bound and CPU per event the figure to compare. A quarter of a
+worker's slots are kept for retries, so that of 500 at most 375 hold fresh events. A worker that is not
+loaded packs less into one round trip: CPU per event falls with the rate.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import secrets
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
 
-import httpx
 import orjson
-from confluent_kafka import Producer
 
-from benchmarks.watching import Figures, ResultsWatch, watch
-from sluicegate.events.cloudevent import binary_headers
-from sluicegate.kafka.admin import KafkaAdmin
-from sluicegate.local.processes import CommandProcess
-from sluicegate.local.redis_server import RedisServer, free_port
-from sluicegate.local.stack import LocalStack, StackPlan
-from sluicegate.local.toml import Value, write_toml
-from sluicegate.settings import Settings, load_settings
-from sluicegate.topics import TopicSpec, topic_table
+from benchmarks.duel.table import print_table
+from benchmarks.load import Load
+from benchmarks.peers import Peer
+from benchmarks.relay_world import load_average
+from benchmarks.watching import Figures
+from benchmarks.worker_world import CALL, NOTHING, WAIT, Measured, MeasuredStream, WorkerWorld
+from tests.fixtures.kafka_jars import JarKafka
 
-_PARTITIONS = 12
 _LATENCY_MS = 100
-_READY_TIMEOUT_S = 60.0
-_NO_LIMIT_IN_PRACTICE = 6e8
-_TEXT = "My parcel has not come yet, and nobody answers the telephone. What am I to do now? " * 4
+_HTTP_TIMEOUT_S = 120.0
+_HEAD = [
+    *("case", "process", "events/s", "x", "CPU ms/event", "x"),
+    *("Redis ms/event", "MB idle", "MB running"),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A stream to be measured. `handler` as in the setting `agent`."""
+    """What is measured, with how many events to a key, and what its peers do for an event."""
 
-    name: str
-    handler: str
-    ordered: bool
-    calls: bool
+    stream: Measured
+    events_per_key: int
+    is_call: bool = False
+    work_s: float = 0.1
+
+    @property
+    def concurrency(self) -> int:
+        """What the recipe on stock Faust needs to keep as many running; without work one is the fastest."""
+        return self.stream.running if self.is_call or self.work_s else 1
 
 
 _CASES = {
-    "wait": Case(name="wait", handler="benchmarks.handlers:wait", ordered=False, calls=False),
-    "wait-ordered": Case(name="wait-ordered", handler="benchmarks.handlers:wait", ordered=True, calls=False),
-    "chat": Case(name="chat", handler="streams.support_chat:reply", ordered=True, calls=True),
+    "wait": Case(stream=Measured(name="wait", handler=WAIT), events_per_key=4),
+    "wait-ordered": Case(stream=Measured(name="wait-ordered", handler=WAIT, ordered=True), events_per_key=4),
+    "nothing": Case(stream=Measured(name="nothing", handler=NOTHING), events_per_key=4, work_s=0),
+    "calls": Case(stream=Measured(name="calls", handler=CALL), events_per_key=1, is_call=True),
+    "chat": Case(stream=Measured(name="chat", handler=CALL, ordered=True), events_per_key=4, is_call=True),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """Where everything is."""
-
-    prefix: str
-    kafka: str
-    redis: RedisServer
-    provider_base_url: str
-    is_embedded: bool
-    folder: Path
-    running: int
-
-
-def main() -> None:
-    """Print the figures."""
-    run(argparse.Namespace(kafka=None, events=8_000, running=500, cases=list(_CASES), worker_only=False))
-
-
-def run(options: argparse.Namespace) -> None:
-    """Run the cases and print a row for each process."""
-    print(f"{'':28}{'events/s':>10}{'CPU ms/event':>14}{'Redis ms/event':>16}{'idle MB':>9}{'busy MB':>9}")
-    prefix = f"bench-{secrets.token_hex(3)}."
+def main(argv: Sequence[str] = ()) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker_throughput", description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(_CASES), metavar="CASE", help=", ".join(_CASES))
+    parser.add_argument("--kafka", default=os.environ.get("SLUICEGATE_TEST_KAFKA"), help="ADDRESS or jars")
+    parser.add_argument("--events", type=int, default=8_000)
+    parser.add_argument("--running", type=int, default=500)
+    parser.add_argument("--worker-only", action="store_true", help="leave out the peers")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table as docs/benchmarks.md has it"
+    )
+    options = parser.parse_args(argv)
+    if unknown := [name for name in options.cases if name not in _CASES]:
+        parser.error(f"no case {unknown[0]}; there are: {', '.join(_CASES)}")
+    load = load_average()
+    rows: list[list[str]] = []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluicegate-bench-")))
-        redis = stack.enter_context(RedisServer(appendonly=True))
-        kafka = options.kafka or os.environ.get("SLUICEGATE_TEST_KAFKA")
-        provider = ("--latency-ms", str(_LATENCY_MS), "--requests-per-minute", "1e9")
-        plan = StackPlan(
-            topics={},
-            provider_options=(*provider, "--tokens-per-minute", "1e12"),
-            kafka=kafka,
-            redis=redis.url,
-        )
-        local = stack.enter_context(LocalStack(plan, folder=folder))
-        world = World(
-            prefix=prefix,
-            kafka=local.kafka,
-            redis=redis,
-            provider_base_url=local.provider_base_url,
-            is_embedded=local.broker is not None,
-            folder=folder,
-            running=options.running,
-        )
+        kafka = options.kafka
+        if kafka == "jars":
+            kafka = stack.enter_context(JarKafka()).address
+        world = stack.enter_context(WorkerWorld(kafka=kafka, latency_ms=_LATENCY_MS))
         for name in options.cases:
-            _measure(world, local, _CASES[name], options.events, worker_only=options.worker_only)
+            case = _CASES[name]
+            case = replace(case, stream=replace(case.stream, running=options.running))
+            rows += _measure(world, case, options.events, worker_only=options.worker_only)
+    print()
+    print_table(_HEAD, rows, markdown=options.markdown)
+    print(f"\n{load} before it began", flush=True)
 
 
-def _measure(world: World, local: LocalStack, case: Case, events: int, *, worker_only: bool) -> None:
-    settings, config, port = _settings(world, case)
-    input_topic = f"{world.prefix}{case.name}"
-    results, bare_results = f"{input_topic}.results", f"{input_topic}.bare"
-    _make_topics(world, local, settings, bare_results)
-
-    worker = CommandProcess(
-        f"worker-{case.name}",
-        (
-            "worker",
-            case.name,
-            *(("--embedded-broker",) if world.is_embedded else ()),
-            "--config",
-            str(config),
-        ),
-        folder=world.folder,
-    )
-    worker.start()
-    try:
-        _wait_until_ready(worker, port)
-        mine = _watched(world, worker.pid, results, events, lambda: _publish(world, input_topic, events))
-    finally:
-        worker.ask_to_stop()
-        worker.wait(_READY_TIMEOUT_S)
-    _print(f"{case.name}: worker", mine)
-
-    if worker_only:
-        return
-    with _bare_loop(world, case, input_topic, bare_results) as pid:
-        bare = _watched(world, pid, bare_results, events, lambda: None)
-    _print(f"{case.name}: bare loop", bare)
-    print(
-        f"{case.name + ': ratio':28}{mine.events_per_s / bare.events_per_s:10.2f}"
-        f"{mine.cpu_ms / bare.cpu_ms:14.1f}",
-        flush=True,
-    )
+def _measure(world: WorkerWorld, case: Case, events: int, *, worker_only: bool) -> list[list[str]]:
+    load = Load(events=events, keys=max(1, events // case.events_per_key))
+    name = case.stream.name
+    rows: list[list[str]] = []
+    calls_before = len(world.provider_calls())
+    with world.stream(case.stream) as stream:
+        with stream.workers() as workers:
+            mine = stream.watched_workers(workers, load)
+        _add(rows, _row(name, "worker", mine))
+        if worker_only:
+            return rows
+        options = ("--url", world.provider_url) if case.is_call else ("--work-s", str(case.work_s))
+        with stream.faust_recipe(case.concurrency, *options) as peer:
+            _add(rows, _row(name, "stock Faust", _watched_peer(stream, peer, "faust", load), mine))
+        if name == "nothing":  # a bare loop has the events published before it can be watched
+            return rows
+        with stream.bare_loop(*options) as peer:
+            _add(rows, _row(name, "bare loop", _watched_peer(stream, peer, "bare", load), mine))
+    if name == "calls":
+        for way in ("transport", "client"):
+            _add(rows, _http_alone(world, way, events, case.stream.running, mine))
+        _check_same_prompts(world.provider_calls()[calls_before:])
+    return rows
 
 
-def _watched(world: World, pid: int, results: str, events: int, begin: Callable[[], None]) -> Figures:
-    topic = ResultsWatch(world.kafka, results, _PARTITIONS)
-    try:
-        return watch(topic, pid=pid, redis_pid=world.redis.pid, events=events, begin=begin)
-    finally:
-        topic.close()
+def _add(rows: list[list[str]], row: list[str]) -> None:
+    rows.append(row)
+    print("  ".join(row), file=sys.stderr, flush=True)
 
 
-def _print(name: str, figures: Figures) -> None:
-    print(
-        f"{name:28}{figures.events_per_s:10,.0f}{figures.cpu_ms:14.2f}{figures.redis_cpu_ms:16.2f}"
-        f"{figures.idle_mb:9.0f}{figures.running_mb:9.0f}",
-        flush=True,
-    )
+def _watched_peer(stream: MeasuredStream, peer: Peer, name: str, load: Load) -> Figures:
+    return stream.watched([peer], load, output=stream.output(name), begin=lambda: None)
 
 
-def _settings(world: World, case: Case) -> tuple[Settings, Path, int]:
-    port = free_port()
-    tables: Mapping[str, Mapping[str, Value]] = {
-        "kafka": {"bootstrap_servers": world.kafka, "group": f"{world.prefix}sluicegate"},
-        "topics": {"partitions": _PARTITIONS},
-        "redis": {"url": world.redis.url},
-        "providers.main": {"base_url": world.provider_base_url, "timeout_s": 30},
-        "limits.main": {
-            "requests_per_minute": _NO_LIMIT_IN_PRACTICE,
-            "tokens_per_minute": 1000 * _NO_LIMIT_IN_PRACTICE,
-        },
-        "http": {"port": port},
-        f"streams.{case.name}": {
-            "agent": case.handler,
-            "provider": "main",
-            "model": "small",
-            "ordered": case.ordered,
-            "max_running": world.running,
-            "topic": f"{world.prefix}{case.name}",
-            "results_topic": f"{world.prefix}{case.name}.results",
-        },
-    }
-    path = world.folder / f"{case.name}.toml"
-    path.write_text(write_toml(tables), encoding="utf-8")
-    return load_settings(path, {}), path, port
-
-
-def _make_topics(world: World, local: LocalStack, settings: Settings, bare_results: str) -> None:
-    table: Sequence[TopicSpec] = topic_table(settings)
-    if local.broker is not None:
-        local.broker.create_topics(
-            {**{each.name: each.partitions for each in table}, bare_results: _PARTITIONS}
-        )
-        return
-    bare = TopicSpec(
-        name=bare_results, partitions=_PARTITIONS, replication_factor=1, config={}, writers=(), readers=()
-    )
-    KafkaAdmin(world.kafka).create((*table, bare))
-
-
-def _publish(world: World, topic: str, events: int) -> None:
-    """Publish all events, four to a conversation."""
-    producer = Producer(
-        {"bootstrap.servers": world.kafka, "partitioner": "murmur2_random", "linger.ms": 20, "acks": "all"}
-    )
-    now_ms = int(time.time() * 1000)
-    for number in range(events):
-        turn, conversation = divmod(number, max(1, events // 4))
-        key = f"conversation-{conversation}"
-        value = {"conversation_id": key, "turn": turn, "speaker": "customer", "text": _TEXT}
-        headers = binary_headers(id=f"{topic}-{number}", source="benchmark", type="message", time_ms=now_ms)
-        producer.produce(topic, key=key, value=orjson.dumps(value), headers=list(headers))
-        producer.poll(0)
-    if producer.flush(_READY_TIMEOUT_S):
-        raise AssertionError("the broker did not take the events: no figure would mean anything")
-
-
-def _wait_until_ready(worker: CommandProcess, port: int) -> None:
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    with httpx.Client(timeout=2.0, trust_env=False) as client:
-        while time.monotonic() < deadline and worker.exit_code is None:
-            try:
-                if client.get(f"http://127.0.0.1:{port}/readyz").is_success:
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.1)
-    raise AssertionError(f"the worker is not ready:\n{worker.tail()}")
-
-
-@contextmanager
-def _bare_loop(world: World, case: Case, topic: str, output: str) -> Iterator[int]:
-    url = ("--url", f"{world.provider_base_url}/chat/completions") if case.calls else ()
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.bare_loop",
-        world.kafka,
-        topic,
-        output,
-        str(world.running),
-        *url,
+def _row(case: str, process: str, figures: Figures, mine: Figures | None = None) -> list[str]:
+    return [
+        *(case, process, f"{figures.events_per_s:,.0f}"),
+        f"{mine.events_per_s / figures.events_per_s:.2f}" if mine else "",
+        f"{figures.cpu_ms:.3f}",
+        f"{mine.cpu_ms / figures.cpu_ms:.2f}" if mine else "",
+        "" if mine else f"{figures.redis_cpu_ms:.3f}",
+        *(f"{figures.idle_mb:.0f}" if not mine else "", f"{figures.running_mb:.0f}"),
     ]
-    with subprocess.Popen(command) as process:
-        try:
-            yield process.pid
-        finally:
-            process.send_signal(signal.SIGKILL)
+
+
+# --- the HTTP client alone ------------------------------------------------------------------------
+
+
+def _http_alone(world: WorkerWorld, way: str, calls: int, running: int, mine: Figures) -> list[str]:
+    arguments = (world.provider_url, "--calls", str(calls), "--running", str(running), "--way", way)
+    with Peer("http_alone", arguments, folder=world.folder) as peer:
+        if peer.wait(_HTTP_TIMEOUT_S) != 0:
+            raise AssertionError("the HTTP client did not get through its calls")
+        found = orjson.loads(peer.tail().splitlines()[-1])
+    calls_per_s, cpu_ms = found["calls"] / found["seconds"], 1000 * found["cpu_s"] / found["calls"]
+    return [
+        *("calls", f"HTTP {way} alone", f"{calls_per_s:,.0f}", f"{mine.events_per_s / calls_per_s:.2f}"),
+        *(f"{cpu_ms:.3f}", f"{mine.cpu_ms / cpu_ms:.2f}", "", "", ""),
+    ]
+
+
+def _check_same_prompts(calls: Sequence[Mapping[str, Any]]) -> None:
+    """Raise AssertionError unless all calls had the same prompt: else the comparison would be none."""
+    sizes = {call["prompt_tokens"] for call in calls}
+    if len(sizes) != 1:
+        raise AssertionError(f"the prompts differ in tokens: {sorted(sizes)}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=list(_CASES), metavar="CASE", help=", ".join(_CASES))
-    parser.add_argument("--kafka", help="address of a real Kafka")
-    parser.add_argument("--events", type=int, default=8_000)
-    parser.add_argument("--running", type=int, default=500)
-    parser.add_argument("--worker-only", action="store_true", help="leave out the bare loop")
-    run(parser.parse_args())
+    main(sys.argv[1:])
