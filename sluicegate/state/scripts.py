@@ -21,8 +21,10 @@ from sluicegate.state.wire import INFO_SERVER, Call, PackedCall
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 # Bounds how long the event loop is at one batch's replies (some 20 us each).
 _MOST_AT_ONCE = 200
-# A round trip costs the process as much as five scripts: under load they are made this far apart.
+# A round trip costs the process as much as five scripts: under load they are made this far apart. An
+# event that has the process for itself asks one after the other and waits for none.
 _LEAST_APART_S = 0.002
+_FEW = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,9 +46,10 @@ class _Waiting:
 class ScriptRunner:
     """Runs scripts on a Redis client's connections, each within `timeout_s`.
 
-    What is asked for while Redis is still answering, or within 2 ms of the last round trip's start, goes
-    out together in the next one: a write, a read and a connection's coming and going cost far more than a
-    script, and a busy process pays them once for dozens of calls. A lone call waits for nobody. Calls of
+    What is asked for while Redis is still answering goes out together in the next round trip, and after one
+    that carried more than two so does what is asked for within 2 ms of its start: a write, a read and a
+    connection's coming and going cost far more than a script, and a busy process pays them once for dozens
+    of calls. Who has the process for himself waits for nobody. Calls of
     one batch share its connection and so its outages, but nothing else: an error reply, a NOSCRIPT and a
     cancellation are one caller's alone.
 
@@ -97,8 +100,9 @@ class ScriptRunner:
         while self._waiting:
             if (early_s := self._next_at - loop.time()) > 0:
                 await asyncio.sleep(early_s)
-            self._next_at = loop.time() + _LEAST_APART_S
+            began_at = loop.time()
             batch = self._take_batch()
+            self._next_at = began_at + _LEAST_APART_S if len(batch) > _FEW else began_at
             try:
                 await self._exchange(batch)
             except Exception as error:  # noqa: BLE001 - it is raised where the calls were asked for
