@@ -48,7 +48,7 @@ def relay(*, config: Path | None = None) -> int:
     Parameters
     ----------
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)
