@@ -39,7 +39,9 @@ def script(page: str) -> str:
 def file_before(text: str, start: int) -> str:
     """Return the file that the paragraph before a block names first."""
     paragraph = text[:start].strip().rpartition("\n\n")[2]
-    return re.findall(r"`(\w+\.\w+)`", paragraph)[0]
+    named = re.search(r"`(\w+\.\w+)`", paragraph)
+    assert named is not None, paragraph
+    return named[1]
 
 
 def written(file: str, body: str) -> str:
