@@ -12,7 +12,7 @@ RUNS ?= 1
 # Half as many again as there are cores: the slow tests mostly wait (for sessions, guards, due times).
 TEST_PROCESSES ?= $(shell $(PYTHON) -c "import os; print(max(2, (os.cpu_count() or 2) * 3 // 2))")
 
-.PHONY: install demo test check bench mutants chaos lock rights sbom clean
+.PHONY: install demo test check bench mutants chaos lock pages rights sbom clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -57,6 +57,10 @@ lock: ## compile the locked requirements anew
 	$(COMPILE) pyproject.toml --extra otel -o requirements/runtime.lock
 	$(COMPILE) requirements/build.in -o requirements/build.lock
 	$(COMPILE) pyproject.toml --extra otel --group dev requirements/build.in -o $(LOCK)
+
+pages: install ## write docs/metrics.md and docs/settings.md anew from the code
+	$(BIN)/python -m sluicegate.telemetry.catalogue > docs/metrics.md
+	$(BIN)/python -m sluicegate.settings.catalogue > docs/settings.md
 
 rights: install ## write deploy/rights anew from the topic table and the scripts
 	$(BIN)/sluicegate rights --format kafka > deploy/rights/kafka-acls.sh

@@ -82,7 +82,7 @@ def cancel(
     json
         Print one JSON object.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

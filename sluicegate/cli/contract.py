@@ -33,7 +33,7 @@ def contract(
     allow_breaking
         Replace files also when that breaks publishers or readers.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     wanted = contract_files(stream_contracts(command_settings(config)))

@@ -37,8 +37,7 @@ def dlq(
     stream
         The stream's name, as in [streams.NAME].
     show
-        One dead letter: PARTITION/OFFSET in the DLQ, the event's own id, its identity (as in logs and
-        calls), or its origin TOPIC/PARTITION/OFFSET.
+        One of them: its PARTITION/OFFSET in the DLQ, or its event's id, identity (as in logs) or origin.
     payload
         With --show: print the record's value, too.
     all
@@ -46,7 +45,7 @@ def dlq(
     json
         Print one JSON object.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

@@ -55,7 +55,7 @@ def doctor(*, json: bool = False, config: Path | None = None) -> int:
     json
         Print the checks as JSON.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     checks = tuple(_all_checks(config))

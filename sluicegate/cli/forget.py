@@ -39,14 +39,13 @@ def forget(
     key
         The key: a conversation's or document's id.
     also_open
-        Remove it although events are open. They are then taken as new ones: answered perhaps twice, in order
-        of arrival, their calls paid again; and what is at work may leave its part behind.
+        Also while events are open: what is at work may leave its part behind, be answered and paid twice.
     reference
         Your own word for it (a ticket), for the audit topic; not a name.
     json
         Print one JSON object.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

@@ -108,7 +108,7 @@ COMMANDS = (
     Command(
         name="dlq",
         help="Show a stream's dead letters by reason, or one of them.",
-        example="sluicegate dlq support-chat --show sluicegate.support-chat.dlq/0/17",
+        example="sluicegate dlq support-chat --show 0/17",
     ),
     Command(
         name="cancel",

@@ -43,7 +43,7 @@ def parked(stream: str, *, keys: int = 3, json: bool = False, config: Path | Non
     json
         Print one JSON object.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

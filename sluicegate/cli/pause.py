@@ -30,7 +30,7 @@ def pause(stream: str, *, reason: str | None = None, json: bool = False, config:
     json
         Print one JSON object.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

@@ -48,8 +48,7 @@ def provider(
     input_tokens_per_minute
         In the Anthropic format also: prompt tokens that are admitted per minute. Unlimited when not given.
     output_tokens_per_minute
-        In the Anthropic format also: answered tokens per minute, charged when the answer is given; a debt
-        refuses calls. Unlimited when not given.
+        In the Anthropic format also: answered tokens per minute, charged later. Unlimited when not given.
     concurrency
         Calls that may be in flight at once; more are refused. Unlimited when not given.
     enforcement

@@ -48,7 +48,7 @@ def publish(
     json
         Print the outcome as JSON.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

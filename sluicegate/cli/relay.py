@@ -11,6 +11,8 @@ from pathlib import Path
 
 import structlog
 
+from consumers.inspection.reading import partitions_of
+from consumers.relay.letter_ages import LetterAges
 from consumers.relay.plan import tiers_of
 from consumers.relay.relay import Relay, RelayLimits
 from sluicegate.cli.configuration import command_settings
@@ -48,7 +50,7 @@ def relay(*, config: Path | None = None) -> int:
     Parameters
     ----------
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)
@@ -163,16 +165,12 @@ class _Process:
     def _keep_ends(self, admin: KafkaAdmin) -> None:
         # Beside the loop: a broker that is away answers late, and the figures may be old meanwhile.
         topics = [tier.topic for tier in tiers_of(self._settings)]
+        ages = LetterAges(self._settings, self._metrics)
         while not self._stopping.is_set():
             with contextlib.suppress(BrokerError):  # its own lines say that Kafka is away
                 counts = admin.partition_counts()
-                self._ends = admin.ends(
-                    [
-                        Partition(topic=topic, number=number)
-                        for topic in topics
-                        for number in range(counts.get(topic, 0))
-                    ]
-                )
+                self._ends = admin.ends(partitions_of(topics, counts))
+                ages.show(admin.oldest_ms(partitions_of(ages.topics, counts)), self._clock.now_ms())
             self._stopping.wait(_ENDS_EVERY_S)
 
     def _wait_for_redis(self) -> bool:

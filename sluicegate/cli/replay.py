@@ -118,7 +118,7 @@ def replay(
     json
         Print the plan, or what came of the run, as one JSON object.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

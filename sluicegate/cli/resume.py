@@ -26,7 +26,7 @@ def resume(stream: str, *, json: bool = False, config: Path | None = None) -> No
     json
         Print one JSON object.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

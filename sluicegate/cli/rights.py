@@ -25,14 +25,13 @@ def rights(
     Parameters
     ----------
     format
-        What to print: calls of Kafka's own kafka-acls.sh, KafkaUser resources for Strimzi, an ACL file for
-        Redis, or JSON.
+        What to print: calls of kafka-acls.sh, KafkaUser resources for Strimzi, Redis's ACL file, or JSON.
     strimzi_cluster
         Name of the Kafka resource that the Strimzi resources belong to.
     mtls
         For Kafka and Strimzi: the users are certificates' (`CN=NAME`), not SCRAM's.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

@@ -52,7 +52,7 @@ def status(*, watch: bool = False, json: bool = False, config: Path | None = Non
     json
         Print one JSON object a look.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

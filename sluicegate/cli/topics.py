@@ -46,12 +46,11 @@ def topics(
     strimzi_cluster
         Name of the Kafka resource that the Strimzi resources belong to.
     grow
-        Widen this stream's input, `due` and tiers to --partitions, or to the widest of them; its publishers
-        and workers must be stopped, and nothing of it may wait.
+        Widen this stream's input, `due` and tiers; its publishers and workers are stopped, nothing waits.
     partitions
-        How many partitions --grow gives them.
+        How many partitions --grow gives them; else as many as the widest has.
     config
-        Configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
 
     """
     settings = command_settings(config)

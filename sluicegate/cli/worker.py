@@ -73,7 +73,7 @@ def worker(stream: str, *, config: Path | None = None, embedded_broker: bool = F
     stream
         The stream's name, as in [streams.NAME].
     config
-        The configuration file.
+        Configuration file; else $SLUICEGATE_CONFIG, else sluicegate.toml here, else the defaults.
     embedded_broker
         Work around what the embedded broker does differently when several workers share a stream.
     """

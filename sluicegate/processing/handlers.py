@@ -37,7 +37,7 @@ def load_handler(name: str) -> Handler:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f'agent = "{name}": no module {error.name}; is it on the path of this process?'
+            f'agent = "{name}": no module {error.name}; install it, or put its folder into PYTHONPATH'
         ) from error
     run = getattr(module, function_name, None)
     if run is None:

@@ -1,7 +1,8 @@
 """The settings as frozen, strict models: what is written here is all there is to configure.
 
 Values are strict (a quoted number is no number), sections refuse keys they do not know, and nothing
-that may hold a credential shows in a repr.
+that may hold a credential shows in a repr. Docstrings and descriptions are the text of docs/settings.md,
+which `make pages` writes; `sluicegate.settings.catalogue` says how.
 """
 
 from __future__ import annotations
@@ -49,19 +50,26 @@ class ProviderFormat(StrEnum):
 
 
 class TopicsSettings(Section):
-    """`[topics]`: what new topics look like."""
+    """`[topics]`: what new topics look like.
+
+    They count when a topic is made; `sluicegate topics --check` compares, and docs/operations.md#topics
+    lists all.
+    """
 
     partitions: int = Field(
-        default=12, ge=1, description="partitions of every topic made but the audit's (count)"
+        default=12, ge=1, description="of each topic that `topics --create` makes (the audit topic has one)"
     )
     replication_factor: int = Field(
-        default=-1, ge=-1, description="copies of each partition (count); -1 is the broker's default"
+        default=-1, ge=-1, description="copies of each partition; -1 is the broker's default, 0 is refused"
     )
     retry_retention_s: int = Field(
-        default=2_592_000, ge=1, description="seconds that retry tiers and `due` keep a record"
+        default=2_592_000, ge=1, description="how long tiers and `due` keep a record; not below `horizon_s`"
     )
     dlq_retention_s: int = Field(
-        default=2_592_000, ge=1, description="seconds that dead letters and audit records are kept"
+        default=2_592_000,
+        ge=1,
+        description="how long dead letters and audit records are kept, and in Redis the paid steps of the "
+        "dead",
     )
 
     @field_validator("replication_factor")
@@ -73,21 +81,33 @@ class TopicsSettings(Section):
 
 
 class ProviderSettings(Section):
-    """`[providers.NAME]`: one account at one LLM provider."""
+    """`[providers.NAME]`: one account at one LLM provider.
+
+    The provider `main` exists without a section, at `http://127.0.0.1:8089/v1`.
+    """
 
     format: ProviderFormat = Field(
-        default=ProviderFormat.OPENAI, strict=False, description="wire format: openai or anthropic"
+        default=ProviderFormat.OPENAI,
+        strict=False,
+        description="wire format: chat completions (openai) or messages (anthropic)",
     )
-    base_url: str = Field(description="http(s) address with the version part, without the endpoint")
+    base_url: str = Field(
+        description="http:// or https:// address with the version part, without the endpoint; no "
+        "credential in it",
+    )
     api_key_file: OptionalFile = Field(
-        default=None, description="file that holds the API key; read again when it changes"
+        default=None,
+        description="file that holds the API key; read again when it changes, so keys rotate without a "
+        "restart",
     )
     profile: Profile = Field(
         default=Profile.OPENAI,
         strict=False,
-        description="what is charged: openai, azure, anthropic or generic; by default as the format",
+        description="how tokens are charged, see docs/limits.md#what-a-call-costs; by default as `format`",
     )
-    timeout_s: PositiveSeconds = Field(default=60.0, description="seconds that one whole call may take")
+    timeout_s: PositiveSeconds = Field(
+        default=60.0, description="for one whole call, from the first byte sent to the last one read"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -108,40 +128,45 @@ class ProviderSettings(Section):
 
 
 class LimitSettings(Section):
-    """`[limits.PROVIDER]` or `[limits."PROVIDER/MODEL"]`: what may be used; the most exact one counts."""
+    """`[limits.NAME]`: what all processes together may use of one provider, or of one model.
 
-    requests_per_minute: Rate | None = Field(default=None, description="calls per minute")
-    tokens_per_minute: Rate | None = Field(default=None, description="tokens per minute, as charged")
+    `[limits.PROVIDER]` is for all models of a provider, `[limits."PROVIDER/MODEL"]` for one; the most
+    specific section applies alone. Without a section a provider is unlimited until it answers 429. At least
+    one of the first eight is needed; docs/limits.md#what-a-section-may-limit explains each.
+    """
+
+    requests_per_minute: Rate | None = Field(default=None, description="calls started")
+    tokens_per_minute: Rate | None = Field(default=None, description="tokens, as the provider charges them")
     input_tokens_per_minute: Rate | None = Field(
-        default=None, description="tokens of prompts per minute, as charged"
+        default=None, description="tokens of prompts, as the provider charges them"
     )
-    output_tokens_per_minute: Rate | None = Field(
-        default=None, description="tokens of answers per minute, as produced"
+    output_tokens_per_minute: Rate | None = Field(default=None, description="tokens of answers, as produced")
+    requests_per_day: Rate | None = Field(default=None, description="calls started in 24 hours")
+    tokens_per_day: Rate | None = Field(
+        default=None, description="tokens in 24 hours, as the provider charges them"
     )
-    requests_per_day: Rate | None = Field(default=None, description="calls per day")
-    tokens_per_day: Rate | None = Field(default=None, description="tokens per day, as charged")
     dollars_per_day: Rate | None = Field(
-        default=None, description="dollars per day; every model that is called needs a known price"
+        default=None, description="cost in 24 hours; no worker starts while a model's price is unknown"
     )
-    concurrency: int | None = Field(default=None, ge=1, description="calls on the wire at once (count)")
+    concurrency: int | None = Field(default=None, ge=1, description="calls on the wire at once")
     burst_s: Seconds = Field(
         default=0.05,
-        description="how far ahead of an even pace calls may go, in seconds of the limit's rate "
-        "(at least one request and the largest call)",
+        description="how far ahead of an even pace calls may go, in seconds of the limit's rate; at least "
+        "one request and the largest call may",
     )
     strict_window_s: Seconds = Field(
-        default=0.0,
-        description="seconds; in no window of this length is more than the limit used; 0 is off",
+        default=0.0, description="no window of this length holds more than the limit; 0 is off"
     )
     largest_call_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="largest call expected (tokens), for strict_window_s; by default the largest seen",
+        description="the largest call expected; only with `strict_window_s`; by default the largest seen",
     )
     learn: Learn = Field(
         default=Learn.FOLLOW,
         strict=False,
-        description="what the provider's headers may do to the limit: follow, lower or off",
+        description="what the provider's rate-limit headers may do to the limits: move them both ways "
+        "(follow), only down (lower), nothing (off)",
     )
 
     @model_validator(mode="after")
@@ -154,49 +179,68 @@ class LimitSettings(Section):
 
 
 class LimiterSettings(Section):
-    """`[limiter]`: how waiting calls share the quota."""
+    """`[limiter]`: how waiting calls share the quota, see docs/limits.md#lanes-and-tenants."""
 
     bulk_share: float = Field(
-        default=0.1, ge=0, lt=1, description="part of the quota that bulk work is sure of (0 to 1)"
+        default=0.1, ge=0, lt=1, description="part that bulk work is sure of while interactive work waits"
     )
 
 
 class StreamSettings(Section):
-    """`[streams.NAME]`: one kind of event, its handler and its limits."""
+    """`[streams.NAME]`: one kind of event, its handler and its limits.
 
-    agent: str = Field(description="the handler, as `package.module:function`")
-    provider: str = Field(description="name of the [providers.*] section to call")
+    The shipped streams need no section: `support-chat` (`streams.support_chat:reply`, ordered) and
+    `documents` (`streams.documents:index`, lane bulk), both on the provider `main` with `gpt-4o-mini`. A
+    section of that name changes only the keys it has.
+    """
+
+    agent: str = Field(description="the handler, as `package.module:function`, see docs/handlers.md")
+    provider: str = Field(description="name of the `[providers.NAME]` section to call")
     model: str = Field(min_length=1, description="the provider's name of the model")
     fallback: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="where calls go when the own provider cannot take them: PROVIDER or PROVIDER/MODEL",
+        description="where calls go, in order, when the own provider cannot take them: `PROVIDER` (same "
+        "model) or `PROVIDER/MODEL`",
     )
     fallback_after_s: Seconds = Field(
-        default=5.0, description="wait for the own provider (seconds) above which the next one is asked"
+        default=5.0, description="wait for a provider above which the next one is asked"
     )
-    lane: Lane = Field(
-        default=Lane.INTERACTIVE, strict=False, description="priority class: interactive or bulk"
+    lane: Lane = Field(default=Lane.INTERACTIVE, strict=False, description="priority class of its calls")
+    ordered: bool = Field(
+        default=False,
+        description="whether events of one key run one after the other, in the order of publishing",
     )
-    ordered: bool = Field(default=False, description="whether events of one key run one after the other")
-    max_running: int = Field(default=200, ge=1, description="events at work in one worker (count)")
+    max_running: int = Field(
+        default=200,
+        ge=1,
+        description="events at work in one worker; a quarter of the slots is kept for `due`",
+    )
     max_attempts: int = Field(
-        default=8, ge=1, description="calls that may fail before the event ends (count)"
+        default=8,
+        ge=1,
+        description="failed calls (5xx, time-outs, malformed answers) after which an event is a dead letter",
     )
     deadline_s: PositiveSeconds = Field(
-        default=86_400.0, description="seconds from the first refused or failed call to the last retry"
+        default=86_400.0,
+        description="from the first refused or failed call to the last retry; looked at after each such call",
     )
     expires_after_s: Seconds = Field(
-        default=0.0, description="seconds from ce_time after which an answer is of no use; 0 is never"
+        default=0.0, description="from `ce_time`; after that an answer is of no use; 0 is never"
     )
-    max_output_tokens: int = Field(default=512, ge=1, description="longest answer asked for (tokens)")
-    chunk_tokens: int = Field(default=1000, ge=1, description="largest piece of a document (tokens)")
+    max_output_tokens: int = Field(default=512, ge=1, description="longest answer asked for")
+    chunk_tokens: int = Field(
+        default=1000, ge=1, description="largest piece of a document; 4 characters are taken for a token"
+    )
     max_event_bytes: int = Field(
-        default=900_000, ge=1, le=64 * 1024 * 1024, description="largest value of an event (bytes)"
+        default=900_000,
+        ge=1,
+        le=64 * 1024 * 1024,
+        description="largest value of an event; larger ones are dead letters",
     )
-    topic: str | None = Field(default=None, description="input topic; by default the stream's name")
+    topic: str | None = Field(default=None, description="the input topic; by default the stream's name")
     results_topic: str | None = Field(
-        default=None, description="topic of the results; by default the stream's name with `.results`"
+        default=None, description="the topic of results; by default the stream's name with `.results`"
     )
 
     @field_validator("lane", mode="before")
@@ -225,18 +269,24 @@ class RetrySettings(Section):
     """`[retry]`: how long an event waits before it is tried again, and where."""
 
     in_place_max_s: Seconds = Field(
-        default=5.0, description="seconds from a delivery's first refused call in which retries stay in place"
+        default=5.0,
+        description="from a delivery's first refused or failed call; so long it is retried without parking",
     )
-    base_s: PositiveSeconds = Field(default=1.0, description="ceiling of the first backoff (seconds)")
-    cap_s: PositiveSeconds = Field(default=3600.0, description="ceiling of every backoff (seconds)")
+    base_s: PositiveSeconds = Field(
+        default=1.0, description="ceiling of the first backoff; it doubles with each attempt"
+    )
+    cap_s: PositiveSeconds = Field(
+        default=3600.0, description="ceiling of every backoff; from `base_s` to `horizon_s`"
+    )
     tiers_s: tuple[PositiveSeconds, ...] = Field(
         default=(5.0, 30.0, 120.0, 600.0, 3600.0),
         strict=False,
         min_length=1,
         max_length=20,
-        description="upper bounds of the delay tiers, ascending (seconds)",
+        description="upper bounds of the delay tiers, ascending: one topic each; longer waits go round in "
+        "the last",
     )
-    horizon_s: PositiveSeconds = Field(default=604_800.0, description="longest wait allowed (seconds)")
+    horizon_s: PositiveSeconds = Field(default=604_800.0, description="longest wait that is believed")
 
     @model_validator(mode="after")
     def _agree(self) -> RetrySettings:
@@ -250,24 +300,34 @@ class RetrySettings(Section):
 
 
 class ReplaySettings(Section):
-    """`[replay]`: what operators may send back."""
+    """`[replay]`: what operators may send back, see docs/replay.md."""
 
     max_replays: int = Field(
-        default=5, ge=1, description="how often one event may be replayed (count); more is refused"
+        default=5, ge=1, description="how often one event may be sent back; more is refused"
     )
 
 
 class PriceSettings(Section):
-    """`[prices."PROVIDER/MODEL"]`: what a model costs."""
+    """`[prices.NAME]`: what a model costs, for `dollars_per_day` and the plans of replays.
 
-    input_dollars_per_million: Dollars = Field(description="dollars per million input tokens")
-    output_dollars_per_million: Dollars = Field(description="dollars per million output tokens")
+    NAME is `"PROVIDER/MODEL"`. Without a section the price is that of the installed table, see
+    docs/limits.md#prices.
+    """
+
+    input_dollars_per_million: Dollars = Field(description="price of what goes in")
+    output_dollars_per_million: Dollars = Field(description="price of what comes out")
 
 
 class HttpSettings(Section):
-    """`[http]`: where health and metrics are served."""
+    """`[http]`: where health and metrics are served.
 
-    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    A taken port is one warning, and the process takes a free one and logs it (`health.listening`). If the
+    environment set the port, it is an error.
+    """
+
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="address to listen on; `0.0.0.0` in a container"
+    )
     port: int = Field(default=9464, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 
 
@@ -275,7 +335,7 @@ class WorkerSettings(Section):
     """`[worker]`: how a worker stops."""
 
     drain_s: Seconds = Field(
-        default=20.0, le=300, description="seconds that running events get to finish after SIGTERM"
+        default=20.0, le=300, description="time that running events get to finish after SIGTERM"
     )
 
 

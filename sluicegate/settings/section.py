@@ -29,15 +29,18 @@ class TlsFiles(Section):
 
     ca_file: OptionalFile = Field(
         default=None,
-        description="PEM file with the authorities that the server's certificate must come from; "
-        "by default the system's",
+        description="with TLS: PEM file with the authorities that may have signed the server's "
+        "certificate, and no others; by default the system's",
     )
     certificate_file: OptionalFile = Field(
-        default=None, description="PEM file with our own certificate, where the server asks for one"
+        default=None,
+        description="with TLS: PEM file with our own certificate, where the server asks for one (mTLS)",
     )
-    key_file: OptionalFile = Field(default=None, description="PEM file with our certificate's private key")
+    key_file: OptionalFile = Field(
+        default=None, description="with TLS: PEM file with our certificate's private key"
+    )
     key_password_file: OptionalFile = Field(
-        default=None, description="file with the password that the private key is encrypted with"
+        default=None, description="with TLS: file with the password of an encrypted private key"
     )
 
     @model_validator(mode="after")

@@ -39,38 +39,43 @@ class SaslMechanism(StrEnum):
 
 
 class KafkaSettings(TlsFiles):
-    """`[kafka]`: where the brokers are, how they let us in, and under which name we work."""
+    """`[kafka]`: where the brokers are, how they let us in, and under which name we work.
+
+    The brokers' certificates and names are always checked. The files are read at the start, see
+    docs/security.md#rotating-secrets.
+    """
 
     bootstrap_servers: str = Field(
-        default="127.0.0.1:9092", description="brokers to start from, `host:port` with commas between"
+        default="127.0.0.1:9092", description="brokers to start from: `host:port`, with commas between"
     )
     group: str = Field(
         default="sluicegate",
-        description="prefix of the consumer groups, of the internal topics and of the Redis keys",
+        description="prefix of consumer groups, internal topics and the Redis keys of events, but not of "
+        "limits",
     )
     session_timeout_s: PositiveSeconds = Field(
-        default=6.0, description="seconds without a heartbeat after which a member's partitions move on"
+        default=6.0,
+        description="time without a heartbeat after which a dead worker's partitions move to others",
     )
     instance_id: str | None = Field(
         default=None,
-        description="this worker's own lasting name in its group: back within session_timeout_s it gets its "
-        "partitions again and the others notice nothing; by default none",
+        description="this worker's own lasting name in its group, see docs/deploy.md#static-membership: "
+        "back within `session_timeout_s` it gets its partitions again and the others notice "
+        "nothing",
     )
     security_protocol: SecurityProtocol = Field(
         default=SecurityProtocol.PLAINTEXT,
         strict=False,
-        description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, as the brokers' listener has it",
+        description="that of the brokers' listener",
     )
     sasl_mechanism: SaslMechanism = Field(
         default=SaslMechanism.SCRAM_SHA_512,
         strict=False,
-        description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, where the protocol has SASL",
+        description="with SASL: how the password is proved; PLAIN only inside TLS",
     )
-    sasl_username: str | None = Field(
-        default=None, min_length=1, description="our user, where the protocol has SASL"
-    )
+    sasl_username: str | None = Field(default=None, min_length=1, description="with SASL: our user")
     sasl_password_file: OptionalFile = Field(
-        default=None, description="file with that user's password; read at the start"
+        default=None, description="with SASL: file with that user's password"
     )
 
     @field_validator("bootstrap_servers")
@@ -108,12 +113,15 @@ class KafkaSettings(TlsFiles):
 
 
 class RedisSettings(TlsFiles):
-    """`[redis]`: where the shared state is, and how it lets us in."""
+    """`[redis]`: where the shared state is, and how it lets us in.
+
+    Redis's certificate and the name in it are always checked; `ssl_` options in the URL are refused.
+    """
 
     url: str = Field(
         default="redis://127.0.0.1:6379/0",
         repr=False,
-        description="redis://, rediss:// (TLS) or unix:// address; may hold user and password",
+        description="`redis://`, `rediss://` (TLS) or `unix://` address; may hold user and password",
     )
     username: str | None = Field(
         default=None, min_length=1, description="our ACL user; by default Redis's `default`"

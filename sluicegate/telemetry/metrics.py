@@ -220,6 +220,14 @@ class Metrics:
         self.retention_seconds = make.gauge(
             "relay_retention_seconds", "How long the tier is configured to keep a record", by.STREAM, by.TIER
         )
+        self.oldest_letter_seconds = make.gauge(
+            "relay_oldest_dead_letter_seconds",
+            "Age of the oldest record in the DLQ, also when its event has ended otherwise since; 0: none",
+            by.STREAM,
+        )
+        self.dlq_retention_seconds = make.gauge(
+            "relay_dlq_retention_seconds", "How long the DLQ is configured to keep a record", by.STREAM
+        )
         self.poll_gap_seconds = make.histogram(
             "relay_poll_gap_seconds", "From one poll of Kafka to the next", _POLL_BUCKETS_S
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from sluicegate.cli.main import build_app, run
 from sluicegate.errors import BrokerError
@@ -53,6 +54,19 @@ def test_bounds_and_commits_are_read_without_joining(
         places[0]: None,
         places[1]: Committed(offset=2, metadata="map"),
     }
+
+
+@pytest.mark.real_kafka
+def test_the_time_of_the_oldest_record_is_told_without_reading_it(real_kafka: str, prefix: str) -> None:
+    """By the record's own timestamp, which retention counts by; an empty partition has none."""
+    create_real_topics(real_kafka, {prefix: 2})
+    oldest_ms = time.time_ns() // 1_000_000 - 3_600_000
+    producer = Producer({"bootstrap.servers": real_kafka})
+    for number in range(3):
+        producer.produce(prefix, value=b"v", partition=1, timestamp=oldest_ms + number)
+    assert producer.flush(10) == 0
+    places = [Partition(topic=prefix, number=number) for number in range(2)]
+    assert KafkaAdmin(real_kafka).oldest_ms(places) == {places[1]: oldest_ms}
 
 
 @pytest.mark.real_kafka

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 import signal
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
+import httpx
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
@@ -200,6 +202,23 @@ def test_relay_ends_in_order_on_sigterm(stand: RelayStand) -> None:
     stand.start()
     found = stand.read(stand.due, until=lambda records: len(records) >= 2)
     assert [_copy_of(record) for record in found] == ["1-a", "1-z"]
+
+
+@pytest.mark.real_kafka
+def test_the_age_of_the_oldest_dead_letter_is_told(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A letter that somebody left in the DLQ shows its age from the relay's start on."""
+    with _stand(request, "real", tmp_path) as stand:
+        stand.publish([OutgoingRecord(topic=stand.dlq, key=b"k", value=b"{}", partition=1)])
+        stand.start()
+
+        def is_told() -> bool:
+            shown = httpx.get(f"http://127.0.0.1:{stand.health_port()}/metrics").text
+            age = re.search(
+                r'^sluicegate_relay_oldest_dead_letter_seconds{stream="support-chat"} (\S+)', shown, re.M
+            )
+            return age is not None and 0 < float(age[1]) < 60
+
+        wait_until_sync(is_told, timeout_s=10, what="the age of the letter")
 
 
 def test_relays_share_the_tiers_and_one_goes_on_when_the_other_dies(stand: RelayStand) -> None:

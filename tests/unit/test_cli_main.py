@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sluicegate.cli.main import COMMANDS, build_app, run
+from sluicegate.cli.main import COMMANDS, Command, build_app, run
 from sluicegate.errors import ConfigurationError
 
 
@@ -29,6 +31,17 @@ def test_the_first_help_imports_no_client_library() -> None:
 
     assert done.stderr.strip() == "[]"
     assert all(command.name in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_an_options_help_is_one_line(command: Command) -> None:
+    """A line break in a docstring would stand in the middle of what `--help` wraps by itself."""
+    place = Path(__file__).parents[2] / "sluicegate" / "cli" / command.name
+    source = (place / "command.py" if place.is_dir() else place.with_suffix(".py")).read_text("utf-8")
+    _, heading, parameters = source.partition("    Parameters\n    ----------\n")
+    assert heading, "no parameter has help"
+    broken = re.findall(r"^    ([a-z_]+)\n {8}.+\n {8}", parameters.partition('"""')[0], re.MULTILINE)
+    assert broken == []
 
 
 def test_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The documentation names only what exists: files, tests, settings."""
+"""The documentation names only what exists: files and tests."""
 
 from __future__ import annotations
 
@@ -10,22 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.settings import Settings
-from sluicegate.settings.model import section_fields
-
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
 )
-OPERATIONS = ROOT / "docs" / "operations.md"
 
 _CODE_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _OWN_FILE = re.compile(r"(?<![\w/.-])(?:tests|docs|sluicegate|streams|consumers)/[\w./-]*\w/?")
 _TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 _TEST_NAME = re.compile(r"`(test_\w+)`")
-_SECTION = re.compile(r"^### `\[([a-z]+)(?:\.NAME)?\]`$", re.MULTILINE)
-_KEY = re.compile(r"^\| `([a-z_]+)` \|", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -48,15 +42,6 @@ def anchors(file: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = _HEADING.findall(prose(file.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def documented_keys(text: str) -> dict[str, set[str]]:
-    """Return the keys of each section that the text has a table of."""
-    parts = _SECTION.split(text)[1:]
-    sections = zip(parts[::2], parts[1::2], strict=True)
-    return {
-        name: set(_KEY.findall(re.split(r"^#{2,3} ", rest, flags=re.MULTILINE)[0])) for name, rest in sections
-    }
 
 
 def broken_links(page: Path, text: str) -> Iterator[str]:
@@ -105,12 +90,6 @@ def test_every_code_block_is_closed(page: Path) -> None:
     assert len(fences) % 2 == 0
 
 
-def test_the_documented_settings_are_the_settings() -> None:
-    """Every key that can be set is documented in its section, and no other."""
-    documented = documented_keys(OPERATIONS.read_text(encoding="utf-8"))
-    assert documented == {name: set(section_fields(name)) for name in Settings.model_fields}
-
-
 def test_the_check_notices_what_is_wrong(tmp_path: Path) -> None:
     """A check of documents that finds nothing in a wrong one would be no check."""
     page = tmp_path / "page.md"
@@ -123,4 +102,3 @@ def test_the_check_notices_what_is_wrong(tmp_path: Path) -> None:
         "tests/unit/test_nowhere.py",
         "tests/unit/test_docs.py::test_nobody",
     ]
-    assert documented_keys("### `[http]`\n\n| `host` |\n\n## Next\n\n| `port` |\n") == {"http": {"host"}}

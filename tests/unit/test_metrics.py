@@ -8,6 +8,7 @@ import pytest
 from faust.types import TP
 
 from consumers.relay.held_partition import HeldPartition, Room, Window
+from consumers.relay.letter_ages import LetterAges
 from consumers.relay.observing import Observer
 from consumers.relay.plan import Mended, Move, Tier, hold
 from sluicegate.delivery.dispatcher import Item, KeyedDispatcher, Slot, Verdict
@@ -18,6 +19,7 @@ from sluicegate.kafka.admin import Partition
 from sluicegate.limiter.sight import CIRCUIT_REASONS
 from sluicegate.llm.outcomes import Halted, Outcome, Reason, Rejected, Throttled
 from sluicegate.records import Record
+from sluicegate.settings import load_settings
 from sluicegate.telemetry.labels import CIRCUIT, OTHER, REPAIR, Bound, refused_map
 from sluicegate.telemetry.metrics import Availability, Metrics
 from streams.runtime.assignment import Assignment
@@ -181,6 +183,29 @@ def test_the_relay_shows_what_is_parked_how_old_and_how_overdue() -> None:
 
     observer.look([], ROOM, {PLACE: 12}, NOW_MS)
     assert value(metrics, "relay_oldest_parked_seconds", **tier) == 0
+
+
+def test_the_relay_shows_how_old_the_oldest_dead_letters_are() -> None:
+    """The oldest of a stream's partitions counts, each stream by itself; when all are gone it is 0 again."""
+    metrics = Metrics()
+    ages = LetterAges(load_settings(None, {"SLUICEGATE_TOPICS__DLQ_RETENTION_S": "3600"}), metrics)
+    chat, documents = ages.topics
+
+    ages.show(
+        {
+            Partition(topic=chat, number=0): NOW_MS - 60_000,
+            Partition(topic=chat, number=3): NOW_MS - 90_000,
+            Partition(topic=documents, number=1): NOW_MS + 5_000,
+        },
+        NOW_MS,
+    )
+
+    assert value(metrics, "relay_oldest_dead_letter_seconds", stream="support-chat") == 90
+    assert value(metrics, "relay_oldest_dead_letter_seconds", stream="documents") == 0
+    assert value(metrics, "relay_dlq_retention_seconds", stream="documents") == 3600
+
+    ages.show({}, NOW_MS)
+    assert value(metrics, "relay_oldest_dead_letter_seconds", stream="support-chat") == 0
 
 
 def test_the_relay_shows_by_which_bound_a_partition_is_held_back() -> None:

@@ -485,7 +485,7 @@ def test_a_handler_may_have_nothing_to_publish() -> None:
     ("name", "says"),
     [
         ("streams.support_chat", "package.module:function"),
-        ("streams.nowhere:reply", "no module streams.nowhere"),
+        ("streams.nowhere:reply", "no module streams.nowhere; install it, or put its folder into PYTHONPATH"),
         ("streams.support_chat:nothing", "has no nothing"),
         (f"{__name__}:plain", "coroutine function"),
         (f"{__name__}:without_result", "annotate its result"),
