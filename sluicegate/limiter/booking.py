@@ -293,9 +293,10 @@ class Reply:
     one that starts before `void_until_us`. Nothing is booked to start before `blocked_until_us`, which may be
     later: the end of a used-up day.
     `was_lost`: there was nothing, or nothing readable, so debts and days are forgotten. `is_leasing`:
-    concurrent calls are counted. `is_failing`: the last calls all failed. `has_probe`: the right to probe
-    is this process's. `learnt` are the limits of the minute that headers told (0: as configured),
-    `raised_us` how much debt was raised on each dimension in all.
+    concurrent calls are counted. `wants_answers`: that a call was answered is news, as the last ones all
+    failed or the pace waits for it. `has_probe`: the right to probe is this process's. `learnt` are the
+    limits of the minute that headers told (0: as configured), `raised_us` how much debt was raised on each
+    dimension in all.
     """
 
     now_us: int
@@ -305,7 +306,7 @@ class Reply:
     void_until_us: int
     was_lost: bool
     is_leasing: bool
-    is_failing: bool
+    wants_answers: bool
     has_probe: bool
     circuit: CircuitView | None
     safe: float

@@ -150,7 +150,7 @@ class RedisLimiter:
     async def report(self, permit: Permit, signal: Signal) -> None:
         """Tell all others; a block holds here at once. See `Limiter.report`."""
         is_alive = signal.kind is SignalKind.ALIVE
-        if is_alive and not self._sight.is_failing and self.circuit() is None:
+        if is_alive and not self._sight.wants_answers and self.circuit() is None:
             return
         retry_after_s = signal.retry_after_s or 0.0
         news = News(

@@ -74,7 +74,7 @@ class Sight:
         self.void_until = 0.0
         self.generation = 0
         self.is_leasing = quota.concurrency is not None
-        self.is_failing = False
+        self.wants_answers = False
         self.limits = quota.per_minute
         self.raised_us = (0, 0, 0, 0)
         self.has_probe = False
@@ -88,7 +88,7 @@ class Sight:
         before = (self.generation, self.blocked_until_us, self._circuit, self.limits)
         self._compare_clocks(reply.now_us, now)
         self.generation = reply.generation
-        self.is_leasing, self.is_failing = reply.is_leasing, reply.is_failing
+        self.is_leasing, self.wants_answers = reply.is_leasing, reply.wants_answers
         self.has_probe, self._circuit = reply.has_probe, reply.circuit
         self.raised_us = reply.raised_us
         self.limits = _limits(reply.learnt, self._quota)

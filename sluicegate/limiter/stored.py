@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 from sluicegate.limiter.booking import ProcessReport
 
-LAYOUT_VERSION = 6
+LAYOUT_VERSION = 7
 FAILING_EVENTS = 5
 HOURS = 26
 _DIMENSIONS = 4
@@ -25,13 +25,15 @@ NO_RATES: FourRates = (0.0, 0.0, 0.0, 0.0)
 class ScopeState:
     """The scope's one string: everything but leases, days and who is there. The order is the layout's.
 
-    `tats_us` are the theoretical arrival times, `shares_us` those of bulk's guaranteed part. `cut_at_us`
-    is when a 429 last lowered `safe`, `burst_at_us` when the last one of its burst came, `cut_newest` how
-    many bookings there were then; after `ramp_from_us` the rate climbs from half for `ramp_us`. `ceiling`
-    bounds concurrent calls after an overload (0: none), `call_us` is how long they take. `usual` is what
-    calls take of late, in units: so much may always go at once; `largest` what they ever took, while
-    windows are strict. `interactive_at_us` is when interactive work last booked, until `hungry_until_us`
-    some of it waits; until `bulk_until_us` a place among the concurrent calls is kept for bulk work.
+    `tats_us` are the theoretical arrival times, `shares_us` those of bulk's guaranteed part. Calls that
+    began before `cut_until_us` belong to the burst of 429s that last lowered `safe`; `burst_at_us` is when
+    the last refusal of a burst came, `cut_newest` how many bookings there were then. After `ramp_from_us`
+    the rate climbs from half for `ramp_us`, because of the signal `ramp_code` (0: a circuit closed).
+    `ceiling` bounds concurrent calls after an overload (0: none), `call_us` is how long they take. `usual`
+    is what calls take of late, in units: so much may always go at once; `largest` what they ever took,
+    while windows are strict. `interactive_at_us` is when interactive work last booked, until
+    `hungry_until_us` some of it waits; until `bulk_until_us` a place among the concurrent calls is kept for
+    bulk work.
     """
 
     run_id: str
@@ -41,7 +43,7 @@ class ScopeState:
     last_now_us: int = 0
     blocked_until_us: int = 0
     block_code: int = 0
-    cut_at_us: int = 0
+    cut_until_us: int = 0
     cut_newest: int = 0
     safe: float = 1.0
     safe_at_us: int = 0
@@ -71,6 +73,7 @@ class ScopeState:
     usual: FourRates = NO_RATES
     bulk_until_us: int = 0
     burst_at_us: int = 0
+    ramp_code: int = 0
 
 
 _FLOATS = frozenset({"safe", "ceiling", "ceiling_top", "call_us", "learnt", "largest", "usual"})

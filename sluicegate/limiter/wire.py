@@ -36,7 +36,7 @@ _HEAD = struct.Struct("<25d")
 _REPLY = struct.Struct("<19d")
 _ANSWER = struct.Struct("<3d")
 _VERDICTS = 16
-_LOST, _LEASING, _FAILING, _PROBE = 1, 2, 4, 8
+_LOST, _LEASING, _WANTS_ANSWERS, _PROBE = 1, 2, 4, 8
 
 
 def script_text() -> str:
@@ -123,7 +123,7 @@ def decode(raw: bytes) -> Reply:
         void_until_us=int(void_until),
         was_lost=bool(flags & _LOST),
         is_leasing=bool(flags & _LEASING),
-        is_failing=bool(flags & _FAILING),
+        wants_answers=bool(flags & _WANTS_ANSWERS),
         has_probe=bool(flags & _PROBE),
         circuit=CircuitView(
             reason=CircuitReason(int(circuit)), since_us=int(since), probe_at_us=int(probe_at)

@@ -36,7 +36,7 @@ from tests.contract.limiter_scope import redis_now_us, redis_run_id, store
 _T = TypeVar("_T")
 _SECOND_US = 1_000_000
 _HOUR_US = 3_600 * _SECOND_US
-_ME = "p"
+_ME = "agreeing"  # whose batches no other test has sent: the script remembers the last one
 
 _costs = st.builds(
     Cost,
@@ -158,13 +158,16 @@ def _stored(draw: st.DrawFn, now_us: int, run_id: str) -> Stored:
             ),
             blocked_until_us=now_us
             + draw(st.sampled_from([-_SECOND_US, -_SECOND_US, *([] if is_calm else [20 * _SECOND_US])])),
-            cut_at_us=draw(st.sampled_from([0, now_us - 4 * _SECOND_US])),
+            cut_until_us=draw(
+                st.sampled_from([0, now_us - 4 * _SECOND_US, now_us - _SECOND_US, now_us + 2 * _SECOND_US])
+            ),
             cut_newest=draw(st.integers(0, 3)),
             burst_at_us=draw(st.sampled_from([0, now_us - 3 * _SECOND_US])),
             safe=draw(st.sampled_from([1.0, 1.0, 0.81, 0.5])),
             safe_at_us=now_us - draw(st.sampled_from([0, 25 * _SECOND_US])),
             ramp_from_us=now_us + draw(st.sampled_from([-4 * _SECOND_US, 20 * _SECOND_US])),
             ramp_us=draw(st.sampled_from([0, 10 * _SECOND_US])),
+            ramp_code=draw(st.sampled_from([0, 1, 1, 2, 3])),
             ceiling=draw(st.sampled_from([0.0, 0.0, 1.0, 2.4])),
             ceiling_top=draw(st.sampled_from([1.2, 5.0])),
             ceiling_at_us=now_us - draw(st.sampled_from([0, 700 * _SECOND_US])),

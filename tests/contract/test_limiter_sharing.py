@@ -26,13 +26,13 @@ from sluicegate.limiter.api import (
     Signal,
     SignalKind,
 )
-from sluicegate.limiter.booking import Quota
+from sluicegate.limiter.booking import Quota, SignalCode
 from sluicegate.limiter.redis_limiter import RedisLimiter
-from sluicegate.limiter.stored import ScopeKeys
+from sluicegate.limiter.stored import ScopeKeys, ScopeState
 from sluicegate.limiter.wire import script_text
 from sluicegate.llm.outcomes import QuotaKind, QuotaReport
 from sluicegate.telemetry.metrics import Metrics
-from tests.contract.limiter_scope import open_scope, read_scope
+from tests.contract.limiter_scope import open_scope, read_scope, redis_now_us, redis_run_id, store_scope
 from tests.waiting import wait_until
 
 _KEYS = ScopeKeys.of("main")
@@ -393,6 +393,26 @@ async def test_success_is_told_only_where_it_is_news(redis_client: redis.asyncio
         await limiter.report(permit, alive)
         await _batches(overheard, 1)
     assert len(overheard.news) == 2
+
+
+async def test_the_first_answer_after_a_block_ends_its_climb(redis_client: redis.asyncio.Redis) -> None:
+    """What began while the pace is halved is told when it is answered, though no call failed."""
+    climbing = ScopeState(
+        run_id=await redis_run_id(redis_client),
+        generation=1,
+        ramp_from_us=await redis_now_us(redis_client),
+        ramp_us=60_000_000,
+        ramp_code=int(SignalCode.RATE_LIMITED),
+    )
+    await store_scope(redis_client, "main", climbing)
+    limiter = _limiter(redis_client, Quota(requests_per_minute=6_000))
+    async with running(limiter):
+        permit = await _permit(limiter)
+        assert (await read_scope(redis_client)).ramp_us == climbing.ramp_us
+        await limiter.report(permit, Signal(kind=SignalKind.ALIVE, reason="completed"))
+        limiter.settle(permit, None)
+        await limiter.flush()
+    assert (await read_scope(redis_client)).ramp_us == 0
 
 
 async def _batches(overheard: _Overheard, count: int) -> None:

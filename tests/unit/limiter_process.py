@@ -227,7 +227,7 @@ class Process:
         if self.is_crashed or self.reply is None:
             return
         self._on_wire.discard(call)
-        if outcome.code is not None or self.reply.is_failing or self.reply.circuit is not None:
+        if outcome.code is not None or self.reply.wants_answers or self.reply.circuit is not None:
             self._news.append(
                 News(
                     code=outcome.code or SignalCode.ALIVE,

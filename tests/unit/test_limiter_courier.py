@@ -44,7 +44,7 @@ class _AwayLink:
             void_until_us=0,
             was_lost=False,
             is_leasing=False,
-            is_failing=False,
+            wants_answers=False,
             has_probe=False,
             circuit=None,
             safe=1.0,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import pytest
 
 from sluicegate.limiter.api import Cost, Dimension, Lane
-from sluicegate.limiter.booking import Batch, News, Quota, Request, SignalCode, Verdict
+from sluicegate.limiter.booking import Batch, CircuitReason, News, Quota, Request, SignalCode, Verdict
 from tests.unit.limiter_crowd import Crowd
 from tests.unit.limiter_process import SECOND_US, Call, Outcome
 
@@ -90,6 +91,30 @@ def test_refusals_of_calls_in_flight_together_lower_the_rate_once() -> None:
     assert crowd.tell(_refused(crowd)).safe < first.safe
 
 
+def test_a_refusal_of_a_call_that_began_within_the_block_lowers_the_rate_no_more() -> None:
+    """Fifteen processes had booked and could not know: one cut in all. A call of after it is another."""
+    crowd = _hungry(processes=16)
+    crowd.run(5)
+    first = crowd.tell(_refused(crowd, retry_after_s=10))
+    for i in range(1, 16):
+        crowd.run(0.05)
+        assert crowd.tell(_refused(crowd, retry_after_s=10), index=i).safe == first.safe < 1
+    until_us = crowd.state.blocked_until_us
+    assert crowd.state.cut_until_us == until_us == crowd.now_us + 10 * SECOND_US
+    crowd.run((until_us - crowd.now_us) / SECOND_US)
+    assert crowd.tell(_refused(crowd)).safe < 0.95 * first.safe
+
+
+def test_a_refusal_that_comes_late_does_not_hide_the_calls_that_knew_of_its_burst() -> None:
+    """Of a call that began after the block it lowers the rate, though an older one's refusal came between."""
+    crowd = _hungry()
+    crowd.run(5)
+    first = crowd.tell(_refused(crowd))
+    crowd.run(1.5)
+    assert crowd.tell(_refused(crowd, ago_us=2 * SECOND_US), index=1).safe == first.safe
+    assert crowd.tell(_refused(crowd, ago_us=200_000), index=2).safe < first.safe
+
+
 def test_the_cut_is_larger_the_fewer_calls_went_since_the_last_one() -> None:
     """1.8 calls' worth of those since the last cut, a tenth at most: after 20 calls 9 %, after 600 0.3 %."""
     cuts = []
@@ -112,8 +137,8 @@ def test_the_cut_is_larger_the_fewer_calls_went_since_the_last_one() -> None:
 def test_the_rate_falls_to_half_at_the_least() -> None:
     """However often it is refused, the rate is lowered to half of the limit and no further."""
     crowd = Crowd(_QUOTA)
-    for _ in range(20):
-        crowd.run(0.01)
+    for _ in range(10):
+        crowd.run(1)  # when the block of the one before is over
         crowd.tell(_refused(crowd))
     assert crowd.state.safe == 0.5
     assert crowd.tell().safe == 0.5
@@ -139,8 +164,8 @@ def test_the_rate_regrows_by_a_hundredth_each_ten_seconds() -> None:
         assert crowd.tell().safe == pytest.approx(0.5 + 0.01 * steps)
 
 
-def test_after_a_block_the_rate_climbs_from_half() -> None:
-    """10 seconds' climb after a block of 20: from half the rate by way of three quarters to all of it."""
+def test_after_an_overloads_block_the_rate_climbs_from_half() -> None:
+    """10 seconds' climb after a block of 20, whatever is answered: half, three quarters, all of it."""
     crowd = _hungry()
     crowd.run(20)
     crowd.send(
@@ -152,6 +177,58 @@ def test_after_a_block_the_rate_climbs_from_half() -> None:
     assert _rate_per_s(crowd, from_us + 4_500_000, 1) == pytest.approx(20 * 0.75, rel=0.12)
     assert _rate_per_s(crowd, from_us + 11 * SECOND_US, 5) == pytest.approx(20, rel=0.02)
     assert crowd.state.safe == 1
+
+
+def test_after_a_429_the_first_answer_ends_the_climb() -> None:
+    """Half the rate until a call that began after the block is answered, then all of it at once."""
+    crowd = _hungry(processes=1)
+    crowd.run(60)
+    crowd.provider = lambda call: Outcome(latency_us=2 * SECOND_US)
+    crowd.tell(_refused(crowd, retry_after_s=20))
+    from_us = crowd.now_us + 20 * SECOND_US
+    crowd.run(40)
+    assert crowd.state.ramp_us == 0
+    assert _rate_per_s(crowd, from_us, 2) == pytest.approx(20 * 0.55, rel=0.05)
+    assert _rate_per_s(crowd, from_us + 2_200_000, 5) == pytest.approx(20, rel=0.03)
+
+
+def test_an_answer_to_a_call_of_before_the_block_does_not_end_the_climb() -> None:
+    """It left before the quota was used up; nor does any answer after a ramp limit or an outage."""
+    crowd = _hungry()
+    crowd.run(5)
+    crowd.tell(_refused(crowd, retry_after_s=10))
+    crowd.run(10.1)
+    assert crowd.state.ramp_us == 5 * SECOND_US
+    for code in (SignalCode.RAMP_LIMITED, SignalCode.HALTED):
+        other = Crowd(_QUOTA)
+        news = News(code=code, started_us=other.now_us, retry_after_us=10 * SECOND_US)
+        other.tell(replace(news, reason=CircuitReason.MONEY))
+        for _ in range(2):  # the first closes the circuit
+            other.run(10.1)
+            other.tell(News(code=SignalCode.ALIVE, started_us=other.now_us))
+        assert other.state.circuit == 0
+        assert other.state.ramp_us > 0
+
+
+# --- an outage of the quota --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("per_s", "processes", "least"), [(7, 4, 0.95), (50, 16, 0.98)])
+def test_what_a_quota_gives_after_an_outage_is_used(per_s: int, processes: int, least: float) -> None:
+    """All is refused for 10 s: one call a process at most, and the next 30 s are used, climb included."""
+    crowd = _hungry(Quota(requests_per_minute=60 * per_s), processes=processes)
+    crowd.run(15)
+    end_us = crowd.now_us + 10 * SECOND_US
+    crowd.provider = lambda call: (
+        Outcome(code=SignalCode.RATE_LIMITED, latency_us=20_000, retry_after_us=end_us - call.start_us)
+        if call.start_us < end_us
+        else Outcome(latency_us=400_000)
+    )
+    crowd.run(10)
+    refused = sum(end_us - 10 * SECOND_US <= call.start_us < end_us for call in crowd.calls)
+    crowd.run(30)
+    assert 1 <= refused <= processes
+    assert _rate_per_s(crowd, end_us, 30) >= least * per_s
 
 
 # --- overload ---------------------------------------------------------------------------------------

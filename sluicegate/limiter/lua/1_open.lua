@@ -20,12 +20,12 @@
 -- ARGV[7]  observations '<4d': dimension, extra, raised before, limit; ARGV[8] renewals '<4d': booking
 -- ARGV[9]  requests '<10d': lane, booking (number 0 = none), cost; ARGV[10] report '<4d', or empty
 -- Reply    '<19d' now, generation, blocked until, by dimension, bookings void until, flags (1 lost, 2 leasing,
---          4 failing, 8 probe), circuit, since, next probe, safe, learnt limits (4), raised (4), number of the
+--          4 wants answers, 8 probe), circuit, since, next probe, safe, learnt limits (4), raised (4), number of the
 --          newest booking; then for each request '<3d' 16 x verdict (0 booked, 1 confirmed, 2 retry, 3 never) + dimension, wait, stretch.
 --          Bookings of one batch are numbered in a row.
 -- Dimensions: 1-4 of the minute, 5-7 of the day, 8 block, 9 circuit, 10 lane, 11 concurrency, 0 none.
 -- All times are integers in us since 2025-01-01: exact in a double.
-local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 6, 2000000, 60000000, 10000000, 100000
+local VERSION, GUARD, WINDOW, BACKWARDS, CHECK_EVERY = 7, 2000000, 60000000, 10000000, 100000
 local KEEP_MS, KEEP_BATCH_MS, KEEP_PROCESSES_MS, KEEP_TICKETS_MS = 86400000, 3600000, 3600000, 60000
 local spread = unpack
 local pack, unpack, ceil, floor, max, min = struct.pack, struct.unpack, math.ceil, math.floor, math.max, math.min
@@ -43,16 +43,16 @@ local configured, per_day = {m1, m2, m3, m4}, {day1, day2, day3}
 local has_days = day1 > 0 or day2 > 0 or day3 > 0
 
 -- Where each value of the state stands; arrays of four begin after theirs.
-local CHECKED, GENERATION, NEWEST, LAST_NOW, BLOCKED, BLOCK_CODE, CUT_AT, CUT_NEWEST, SAFE, SAFE_AT, RAMP_FROM,
+local CHECKED, GENERATION, NEWEST, LAST_NOW, BLOCKED, BLOCK_CODE, CUT_UNTIL, CUT_NEWEST, SAFE, SAFE_AT, RAMP_FROM,
   RAMP = 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 local CEILING, CEILING_TOP, CEILING_AT, CALL, INTERACTIVE_AT, HUNGRY_UNTIL, FAILURES, FAILING_SINCE, EVENTS =
   15, 16, 17, 18, 19, 20, 21, 22, 22
 local CIRCUIT, SINCE, PROBE_AT, PROBE_UNTIL, PROBE_DELAY, HOLDER, PROBE_NUMBER = 28, 29, 30, 31, 32, 33, 34
-local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, BULK_UNTIL, BURST_AT, LAST =
-  34, 38, 42, 46, 50, 54, 59, 60, 60
-local MOMENTS = {BLOCKED, CUT_AT, BURST_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, BULK_UNTIL,
+local TAT, SHARE, LEARNT, RAISED, LARGEST, USUAL, BULK_UNTIL, BURST_AT, RAMP_CODE, LAST =
+  34, 38, 42, 46, 50, 54, 59, 60, 61, 61
+local MOMENTS = {BLOCKED, CUT_UNTIL, BURST_AT, SAFE_AT, RAMP_FROM, CEILING_AT, INTERACTIVE_AT, HUNGRY_UNTIL, BULK_UNTIL,
   FAILING_SINCE, SINCE, PROBE_AT, SHARE + 1, SHARE + 2, SHARE + 3, SHARE + 4}
-local LAYOUT = '<Bc40dddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
+local LAYOUT = '<Bc40ddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd'
 local LENGTH = 41 + 8 * (LAST - 2)
 local BLOCK_GUARD, BLOCK_TOLD = 4, 5
 

@@ -29,6 +29,12 @@ local function stretch_at(at)
   return 1 / (safe * ramp)
 end
 
+-- After a 429's block the first answer ends the climb: whether it is still awaited.
+local function awaits_answer()
+  local RATE_LIMITED = 1
+  return s[RAMP] > 0 and now < s[RAMP_FROM] + s[RAMP] and s[RAMP_CODE] == RATE_LIMITED
+end
+
 local function slots()
   local ceiling = s[CEILING] > 0 and max(1, floor(s[CEILING])) or 0
   if ceiling > 0 and concurrency > 0 then return min(ceiling, concurrency) end

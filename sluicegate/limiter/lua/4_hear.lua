@@ -21,7 +21,7 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
   local function close_circuit()
     s[CIRCUIT], s[SINCE], s[PROBE_DELAY] = 0, 0, 0
     end_probe(0)
-    s[RAMP_FROM], s[RAMP] = max(now, s[BLOCKED]), LONGEST_RAMP
+    s[RAMP_FROM], s[RAMP], s[RAMP_CODE] = max(now, s[BLOCKED]), LONGEST_RAMP, 0
   end
 
   local function nothing_fails()
@@ -32,7 +32,7 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
   local function block_for(wait, code)
     if wait > 0 and now + wait > s[BLOCKED] then
       s[BLOCKED], s[BLOCK_CODE] = now + wait, code
-      s[RAMP_FROM], s[RAMP] = now + wait, min(LONGEST_RAMP, floor(wait / 2))
+      s[RAMP_FROM], s[RAMP], s[RAMP_CODE] = now + wait, min(LONGEST_RAMP, floor(wait / 2)), code
     end
   end
 
@@ -52,14 +52,17 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
     s[CEILING], s[CEILING_AT] = max(1, floor(base * 0.7)), now
   end
 
-  -- Calls that began before the last cut belong to the burst that made it.
-  local function lower_rate(code, started)
-    if started <= s[CUT_AT] then return end
+  -- Calls that began before the last cut's block ended belong to the burst that made it.
+  local function lower_rate(code, started, wait)
+    if started < s[CUT_UNTIL] then
+      if now <= s[CUT_UNTIL] then s[CUT_UNTIL] = max(s[CUT_UNTIL], now + wait) end
+      return
+    end
     local seen, since = started - s[BURST_AT], now - s[BURST_AT]
     local calls = max(1, (s[NEWEST] - s[CUT_NEWEST]) * seen / max(1, since, seen))
     local cut = 1 - min(0.1, 1.8 / calls)
     s[SAFE] = max(0.5, safe * (code == RAMP_LIMITED and 0.5 or cut))
-    s[SAFE_AT], s[CUT_AT] = now, now
+    s[SAFE_AT], s[CUT_UNTIL] = now, now + wait
     look_at_rates()
     if #active == 0 then shrink() end
   end
@@ -87,9 +90,10 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
   for at = 1, #ARGV[6], 48 do
     local code, started, retry_after, reason, event, is_probe = unpack('<dddddd', ARGV[6], at)
     if code == RATE_LIMITED or code == RAMP_LIMITED then
-      lower_rate(code, started)
+      local wait = retry_after > 0 and retry_after or 1000000
+      lower_rate(code, started, wait)
       s[BURST_AT], s[CUT_NEWEST] = now, s[NEWEST]
-      block_for(retry_after > 0 and retry_after or 1000000, code)
+      block_for(wait, code)
       answered(started, is_probe)
     elseif code == OVERLOADED then
       block_for(retry_after, code)
@@ -99,6 +103,7 @@ if #ARGV[6] > 0 or #ARGV[7] > 0 or block > 0 then
     elseif code == DOWN then failed(event, is_probe)
     elseif code == ALIVE then
       nothing_fails()
+      if awaits_answer() and started >= s[RAMP_FROM] then s[RAMP] = 0 end
       if s[CIRCUIT] > 0 and started >= s[SINCE] then close_circuit() end
     elseif code == PROBE_UNUSED and s[HOLDER] == me_hash then end_probe(now) end
     dirty = true

@@ -53,7 +53,7 @@ def book(
         void_until_us=state.blocked_until_us,
         was_lost=scope.was_lost,
         is_leasing=scope.slots > 0,
-        is_failing=state.failures > 0,
+        wants_answers=state.failures > 0 or scope.ramp_awaits_answer,
         has_probe=bool(state.circuit) and _is_mine(scope) and state.probe_number == 0,
         circuit=circuit,
         safe=scope.safe,

@@ -42,6 +42,8 @@ def hear(scope: Scope, news: News) -> None:
             _failed(scope, news)
         case SignalCode.ALIVE:
             scope.set(failures=0, failing_events=_NO_EVENTS)
+            if scope.ramp_awaits_answer and news.started_us >= scope.state.ramp_from_us:
+                scope.set(ramp_us=0)
             if scope.state.circuit and news.started_us >= scope.state.circuit_since_us:
                 _close(scope)
         case SignalCode.PROBE_UNUSED:
@@ -56,28 +58,36 @@ def _throttled(scope: Scope, news: News) -> None:
     lowered by a tenth each time, as is often done, the rate would never come near a strict window's edge.
     """
     wait_us = news.retry_after_us or _RATE_BLOCK_US
-    state = scope.state
-    if news.started_us > state.cut_at_us:
+    state, until_us = scope.state, scope.now_us + wait_us
+    # Calls that began before that block ended did not know of it: each process hears of it when it next asks.
+    if news.started_us >= state.cut_until_us:
         # Of those since the last burst, the ones that began before the refused call: later ones could not
         # know of it, however many they were while it was on its way.
         seen_us, since_us = news.started_us - state.burst_at_us, scope.now_us - state.burst_at_us
         calls = max(1.0, (state.newest - state.cut_newest) * float(seen_us) / max(1, since_us, seen_us))
         cut = 1 - min(_LARGEST_CUT, _CUT_CALLS / calls)
         safe = max(_LEAST_SAFE, scope.safe * (_RAMP_CUT if news.code is SignalCode.RAMP_LIMITED else cut))
-        scope.set(safe=safe, safe_at_us=scope.now_us, cut_at_us=scope.now_us)
+        scope.set(safe=safe, safe_at_us=scope.now_us, cut_until_us=until_us)
         if not any(scope.limits):
             _shrink(scope)
+    elif scope.now_us <= state.cut_until_us:
+        scope.set(cut_until_us=max(state.cut_until_us, until_us))
     # While refusals of one burst still come in, and block, what goes well says nothing of the pace.
     scope.set(burst_at_us=scope.now_us, cut_newest=state.newest)
     _block(scope, wait_us, news.code)
 
 
 def _block(scope: Scope, wait_us: int, code: int) -> None:
-    """Block for so long; a block is never shortened, and is followed by a climb from half the rate."""
+    """Block for so long; a block is never shortened, and is followed by a climb from half the rate.
+
+    After a 429 the climb ends with the first answer to a call that began in it: the quota is back. What an
+    overloaded provider or one that limits ramps can bear, one answer does not tell.
+    """
     until_us = scope.now_us + wait_us
     if wait_us > 0 and until_us > scope.state.blocked_until_us:
         ramp_us = min(_LONGEST_RAMP_US, wait_us // 2)
-        scope.set(blocked_until_us=until_us, block_code=int(code), ramp_from_us=until_us, ramp_us=ramp_us)
+        scope.set(blocked_until_us=until_us, block_code=int(code))
+        scope.set(ramp_from_us=until_us, ramp_us=ramp_us, ramp_code=int(code))
 
 
 def _shrink(scope: Scope) -> None:
@@ -140,7 +150,8 @@ def _close(scope: Scope) -> None:
     """Let calls go again, at half the rate first."""
     scope.set(circuit=0, circuit_since_us=0, probe_delay_us=0)
     _end_probe(scope, 0)
-    scope.set(ramp_from_us=max(scope.now_us, scope.state.blocked_until_us), ramp_us=_LONGEST_RAMP_US)
+    from_us = max(scope.now_us, scope.state.blocked_until_us)
+    scope.set(ramp_from_us=from_us, ramp_us=_LONGEST_RAMP_US, ramp_code=0)
 
 
 def _end_probe(scope: Scope, next_at_us: int) -> None:

@@ -15,6 +15,7 @@ from sluicegate.limiter.booking import (
     BookingRef,
     ProcessReport,
     Quota,
+    SignalCode,
     minute_units,
 )
 from sluicegate.limiter.reference.days import Days
@@ -30,7 +31,7 @@ _RAMP_FROM = 0.5
 # What of the state is a moment: shifted when Redis's clock has stepped back.
 _MOMENTS = (
     "blocked_until_us",
-    "cut_at_us",
+    "cut_until_us",
     "burst_at_us",
     "safe_at_us",
     "ramp_from_us",
@@ -105,6 +106,13 @@ class Scope:
         """The safety factor: lowered by a 429, and back by a hundredth each ten seconds."""
         steps = (self.now_us - self.state.safe_at_us) // _SAFE_STEP_US
         return min(1.0, self.state.safe + _SAFE_STEP * steps)
+
+    @property
+    def ramp_awaits_answer(self) -> bool:
+        """Whether a climb is under way, or to come, that an answer ends."""
+        state = self.state
+        is_ahead = self.now_us < state.ramp_from_us + state.ramp_us
+        return state.ramp_us > 0 and is_ahead and state.ramp_code == SignalCode.RATE_LIMITED
 
     def stretch(self, at_us: int) -> float:
         """Return how many times its cost a call is charged that starts then."""
