@@ -17,7 +17,8 @@ from streams.runtime.producer import IdempotentProducer
 
 _DAY_S = 86400.0
 _PRODUCER_BATCH_BYTES = 262144
-# One request to a broker is under way at a time: under load they are full anyway, a lone result waits for none.
+# One request to a broker is under way at a time: under load batches fill while it is, and a lone result waits
+# for no company.
 _PRODUCER_LINGER_MS = 0
 _MAX_FETCH_BYTES = 1 << 20
 
