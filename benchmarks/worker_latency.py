@@ -108,7 +108,7 @@ def _row(process: str, lone: Sequence[Lone]) -> list[str]:
 def _measure(world: WorkerWorld, process: str, events: int, chance: random.Random) -> Sequence[Lone]:
     name = process.lower().replace(" ", "-")
     load = Load(events=events, keys=events)
-    calls_before = len(world.provider_calls())
+    calls_before = world.calls_made()
     with world.stream(Measured(name=f"lone-{name}", handler=CALL)) as stream:
         output = stream.results if process == "worker" else stream.output(_OUTPUTS[process])
         with (
@@ -118,7 +118,7 @@ def _measure(world: WorkerWorld, process: str, events: int, chance: random.Rando
             published = _publish_one_by_one(stream, load, reader, chance)
             reader.wait_for(events, _RESULTS_TIMEOUT_S)
         check_results(world.kafka, output, stream.measured.partitions, load)
-    calls = {str(call["identity"]): call for call in world.provider_calls()[calls_before:]}
+    calls = {str(call["identity"]): call for call in world.provider_calls(calls_before)}
     lone = [_lone(published[key], found, calls) for key, found in reader.found.items()]
     return sorted(lone, key=lambda each: each.published_at)[_NOT_COUNTED:]
 

@@ -1,6 +1,6 @@
 """Events a second, CPU per event and memory of a whole worker, beside its peers on the same events.
 
-Run with `python -m benchmarks.worker_throughput` in the repository's root: 4 minutes. Kafka is the one at
+Run with `python -m benchmarks.worker_throughput` in the repository's root: 5 minutes. Kafka is the one at
 `--kafka` (or SLUICEGATE_TEST_KAFKA), `--kafka jars` starts Kafka's own jars, else it is the embedded broker.
 Cases: `wait` and `wait-ordered` (a handler that waits 100 ms), `nothing` (consume to publish), `calls` (a
 real HTTP call of 100 ms, a conversation an event) and `chat` (the same in order, four events to a
@@ -22,10 +22,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import StrEnum
+from typing import Any, assert_never
 
 import orjson
 
@@ -45,12 +46,21 @@ _HEAD = [
 ]
 
 
+class PeerKind(StrEnum):
+    """What the worker is compared with."""
+
+    FAUST = "stock Faust"
+    BARE = "bare loop"
+    HTTP = "HTTP alone"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """What is measured, with how many events to a key, and what its peers do for an event."""
 
     stream: Measured
-    events_per_key: int
+    peers: tuple[PeerKind, ...] = (PeerKind.FAUST, PeerKind.BARE)
+    events_per_key: int = 4
     is_call: bool = False
     work_s: float = 0.1
 
@@ -61,11 +71,20 @@ class Case:
 
 
 _CASES = {
-    "wait": Case(stream=Measured(name="wait", handler=WAIT), events_per_key=4),
-    "wait-ordered": Case(stream=Measured(name="wait-ordered", handler=WAIT, ordered=True), events_per_key=4),
-    "nothing": Case(stream=Measured(name="nothing", handler=NOTHING), events_per_key=4, work_s=0),
-    "calls": Case(stream=Measured(name="calls", handler=CALL), events_per_key=1, is_call=True),
-    "chat": Case(stream=Measured(name="chat", handler=CALL, ordered=True), events_per_key=4, is_call=True),
+    case.stream.name: case
+    for case in (
+        Case(stream=Measured(name="wait", handler=WAIT)),
+        Case(stream=Measured(name="wait-ordered", handler=WAIT, ordered=True)),
+        # Without work a bare loop has published everything before it can be watched.
+        Case(stream=Measured(name="nothing", handler=NOTHING), peers=(PeerKind.FAUST,), work_s=0),
+        Case(
+            stream=Measured(name="calls", handler=CALL),
+            peers=tuple(PeerKind),
+            events_per_key=1,
+            is_call=True,
+        ),
+        Case(stream=Measured(name="chat", handler=CALL, ordered=True), is_call=True),
+    )
 }
 
 
@@ -102,35 +121,44 @@ def main(argv: Sequence[str] = ()) -> None:
 def _measure(world: WorkerWorld, case: Case, events: int, *, worker_only: bool) -> list[list[str]]:
     load = Load(events=events, keys=max(1, events // case.events_per_key))
     name = case.stream.name
-    rows: list[list[str]] = []
-    calls_before = len(world.provider_calls())
+    calls_before = world.calls_made()
     with world.stream(case.stream) as stream:
         with stream.workers() as workers:
             mine = stream.watched_workers(workers, load)
-        _add(rows, _row(name, "worker", mine))
-        if worker_only:
-            return rows
-        options = ("--url", world.provider_url) if case.is_call else ("--work-s", str(case.work_s))
-        with stream.faust_recipe(case.concurrency, *options) as peer:
-            _add(rows, _row(name, "stock Faust", _watched_peer(stream, peer, "faust", load), mine))
-        if name == "nothing":  # a bare loop has the events published before it can be watched
-            return rows
-        with stream.bare_loop(*options) as peer:
-            _add(rows, _row(name, "bare loop", _watched_peer(stream, peer, "bare", load), mine))
-    if name == "calls":
-        for way in ("transport", "client"):
-            _add(rows, _http_alone(world, way, events, case.stream.running, mine))
-        _check_same_prompts(world.provider_calls()[calls_before:])
+        if case.is_call and (made := world.calls_made() - calls_before) != events:
+            raise AssertionError(f"{made} calls were made for {events} events: no figure of a call")
+        rows = [_shown(_row(name, "worker", mine))]
+        for kind in () if worker_only else case.peers:
+            rows += [_shown(row) for row in _peer_rows(stream, kind, case, load, mine)]
+    if PeerKind.HTTP in case.peers:
+        _check_same_prompts(world.provider_calls(calls_before))
     return rows
 
 
-def _add(rows: list[list[str]], row: list[str]) -> None:
-    rows.append(row)
+def _peer_rows(
+    stream: MeasuredStream, kind: PeerKind, case: Case, load: Load, mine: Figures
+) -> Iterator[list[str]]:
+    name = case.stream.name
+    options = ("--url", stream.world.provider_url) if case.is_call else ("--work-s", str(case.work_s))
+    match kind:
+        case PeerKind.FAUST:
+            with stream.faust_recipe(case.concurrency, *options) as peer:
+                figures = stream.watched([peer], load, output=stream.output("faust"), begin=lambda: None)
+            yield _row(name, kind, figures, mine)
+        case PeerKind.BARE:
+            with stream.bare_loop(*options) as peer:
+                figures = stream.watched([peer], load, output=stream.output("bare"), begin=lambda: None)
+            yield _row(name, kind, figures, mine)
+        case PeerKind.HTTP:
+            for way in ("transport", "client"):
+                yield _http_alone(stream.world, way, load.events, case.stream.running, mine)
+        case _:
+            assert_never(kind)
+
+
+def _shown(row: list[str]) -> list[str]:
     print("  ".join(row), file=sys.stderr, flush=True)
-
-
-def _watched_peer(stream: MeasuredStream, peer: Peer, name: str, load: Load) -> Figures:
-    return stream.watched([peer], load, output=stream.output(name), begin=lambda: None)
+    return row
 
 
 def _row(case: str, process: str, figures: Figures, mine: Figures | None = None) -> list[str]:

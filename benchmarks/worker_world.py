@@ -97,10 +97,15 @@ class WorkerWorld:
         """Where a chat completion is asked for."""
         return f"{self._local.provider_base_url}/chat/completions"
 
-    def provider_calls(self) -> Sequence[Mapping[str, Any]]:
-        """Return the calls that the provider had, oldest first, as `GET /stats` shows them."""
-        calls: Sequence[Mapping[str, Any]] = self._stats({})["calls"]
+    def provider_calls(self, after: int) -> Sequence[Mapping[str, Any]]:
+        """Return the calls that the provider had but for the first `after`, oldest first."""
+        # The parameter is the number of the last call that is not wanted, counted from 0.
+        calls: Sequence[Mapping[str, Any]] = self._stats({"after": str(after - 1)})["calls"]
         return calls
+
+    def calls_made(self) -> int:
+        """Return how many calls the provider had."""
+        return int(self._stats({"summary": "1"})["counts"]["calls"])
 
     def calls_in_flight(self) -> int:
         """Return how many calls the provider is answering now."""
