@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from faust.types import Message
+from faust.types import TP, Message
 from structlog.testing import capture_logs
 
 from sluicegate.delivery.done_map import DoneMap, decode
+from sluicegate.delivery.offsets import Commit
 from sluicegate.errors import BrokerError, PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import OutgoingRecord
@@ -391,3 +392,18 @@ async def test_a_worker_that_is_stopped_is_asked_for_its_partitions_ends_without
         consumer = consumer_of(app)
         assert set((await consumer.ends()).values()) == {0}
     assert await consumer.ends() == {}
+
+
+async def test_a_commit_of_an_earlier_generation_is_refused(kafka: str, plan: AppPlan) -> None:
+    """A zombie's last word does not move what its successor works from."""
+    publish(kafka, plan.input_topic, 60)
+    gate = OpenGate()
+    gate.finish = lambda message: False
+    async with running(plan, gate) as app:
+        await wait_until(lambda: len(gate.taken) == 60, timeout_s=START_S)
+        thread, place = consumer_of(app)._thread, TP(plan.input_topic, 0)
+        generation = app.consumer_generation_id
+        assert not await thread.commit_offsets(generation - 1, {place: Commit(offset=9, metadata="")})
+        assert await thread.commit_offsets(generation, {place: Commit(offset=1, metadata="")})
+        _, committed = await thread.committed()
+    assert committed[place].offset == 1
