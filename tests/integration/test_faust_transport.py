@@ -403,7 +403,9 @@ async def test_a_commit_of_an_earlier_generation_is_refused(kafka: str, plan: Ap
         await wait_until(lambda: len(gate.taken) == 60, timeout_s=START_S)
         thread, place = consumer_of(app)._thread, TP(plan.input_topic, 0)
         generation = app.consumer_generation_id
-        assert not await thread.commit_offsets(generation - 1, {place: Commit(offset=9, metadata="")})
-        assert await thread.commit_offsets(generation, {place: Commit(offset=1, metadata="")})
+        assert not await thread.commit_offsets(
+            generation - 1, {place: Commit(offset=9, metadata="", version=0)}
+        )
+        assert await thread.commit_offsets(generation, {place: Commit(offset=1, metadata="", version=0)})
         _, committed = await thread.committed()
     assert committed[place].offset == 1
