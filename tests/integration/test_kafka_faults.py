@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -36,6 +37,11 @@ def cluster(prefix: str) -> Iterator[tuple[EmbeddedBroker, AppPlan]]:
         yield cluster, plan
 
 
+def has_taken(gate: OpenGate, count: int) -> bool:
+    """Whether so many records were taken, each of them once or more."""
+    return len(gate.places()) == count
+
+
 async def test_leaders_and_the_coordinator_move_and_every_record_is_still_taken(
     cluster: tuple[EmbeddedBroker, AppPlan],
 ) -> None:
@@ -53,8 +59,7 @@ async def test_leaders_and_the_coordinator_move_and_every_record_is_still_taken(
                     brokers.move_leader(topic, partition, leader)
             publish(brokers.address, plan.input_topic, 60)
             await publisher.publish(record)
-            count = 60 + leader * 61
-            await wait_until(lambda count=count: len(gate.places()) == count, timeout_s=START_S)
+            await wait_until(partial(has_taken, gate, 60 + leader * 61), timeout_s=START_S)
     assert gate.fatal == []
     reader = Consumer({"bootstrap.servers": brokers.address, "group.id": plan.group})
     wanted = [TopicPartition(plan.input_topic, number) for number in range(PARTITIONS)]

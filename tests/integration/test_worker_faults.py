@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,11 @@ def members_at_work(deployment: Deployment, stream: str) -> int:
     return sum(bool(member.assignment.topic_partitions) for member in found.members)
 
 
+def are_at_work(deployment: Deployment, stream: str, count: int) -> bool:
+    """Whether just so many members of the stream's group own partitions."""
+    return members_at_work(deployment, stream) == count
+
+
 def test_scaling_out_and_in_with_hundreds_in_flight_pays_for_no_call_twice(
     real_kafka: str, prefix: str, tmp_path: Path
 ) -> None:
@@ -89,7 +95,7 @@ def test_scaling_out_and_in_with_hundreds_in_flight_pays_for_no_call_twice(
             assert leaving.stop() == 0
             # It said that it left: nobody has to wait for its session to end.
             wait_until_sync(
-                lambda before=before: members_at_work(deployment, "support-chat") == before - 1,
+                partial(are_at_work, deployment, "support-chat", before - 1),
                 timeout_s=SESSION_S / 2,
                 what="the group without the one who left",
             )
@@ -136,7 +142,7 @@ def test_a_worker_stopped_longer_than_its_session_makes_no_second_end(deployment
     # Only when the session was over could another one have taken its partitions.
     assert members_at_work(deployment, "support-chat") == 1
     wait_until_sync(
-        lambda: members_at_work(deployment, "support-chat") == 2, timeout_s=40, what="the zombie rejoins"
+        partial(are_at_work, deployment, "support-chat", 2), timeout_s=40, what="the zombie rejoins"
     )
     more = [{**event, "turn": 100} for event in events[:40]]
     deployment.publish("support-chat", more, key="conversation_id")
