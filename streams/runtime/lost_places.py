@@ -50,19 +50,28 @@ class LostPlaces:
 
     async def find(self, consumer: aiokafka.AIOKafkaConsumer) -> Mapping[TP, Jump]:
         """Seek each to the oldest record; raises KafkaError when the broker does not say which that is."""
-        found = {}
+        found: dict[TP, Jump] = {}
         for partition, wanted in tuple(self._wanted.items()):
             if _is_at(consumer, partition, wanted):
                 try:
-                    async with asyncio.timeout(_ASK_TIMEOUT_S):
-                        oldest = (await consumer.beginning_offsets([partition]))[partition]
-                except TimeoutError:
-                    raise errors.KafkaTimeoutError from None
+                    oldest = await _oldest(consumer, partition)
+                except errors.KafkaError:
+                    if found:
+                        return found  # what was found must be told; the rest is asked for again
+                    raise
                 if _is_at(consumer, partition, wanted):
                     consumer._fetcher.seek_to(partition, oldest)
                     found[TP(partition.topic, partition.partition)] = Jump(wanted=wanted, oldest=oldest)
             del self._wanted[partition]
         return found
+
+
+async def _oldest(consumer: aiokafka.AIOKafkaConsumer, partition: Any) -> int:
+    try:
+        async with asyncio.timeout(_ASK_TIMEOUT_S):
+            return int((await consumer.beginning_offsets([partition]))[partition])
+    except TimeoutError:
+        raise errors.KafkaTimeoutError from None
 
 
 def begin_at_the_oldest(consumer: aiokafka.AIOKafkaConsumer, partition: Any) -> None:
