@@ -11,7 +11,7 @@ from consumers.relay.plan import Held, Move, Tier
 from sluicegate.delivery.done_map import Refusal
 from sluicegate.kafka.admin import Partition
 from sluicegate.retry.headers import BAD_HEADERS_REASON
-from sluicegate.telemetry.labels import Bound, refused_map
+from sluicegate.telemetry.labels import Bound, MissedIn, refused_map
 from sluicegate.telemetry.metrics import Metrics
 
 
@@ -30,6 +30,7 @@ class Observer:
         for tier in tiers:
             metrics.retention_seconds.labels(*_labels(tier)).set(tier.retention_s)
             metrics.dead_letters.labels(tier.stream, BAD_HEADERS_REASON)
+            metrics.records_missed.labels(tier.stream, MissedIn.RETRY)
 
     def polled(self, seconds: float) -> None:
         """Note how long ago the last poll was."""
@@ -43,6 +44,10 @@ class Observer:
     def refused_map(self, tier: Tier, refusal: Refusal) -> None:
         """Count a done-map that was not believed."""
         self._metrics.repairs.labels(tier.stream, refused_map(refusal)).inc()
+
+    def missed(self, tier: Tier, count: int) -> None:
+        """Count records that Kafka deleted before they were read."""
+        self._metrics.records_missed.labels(tier.stream, MissedIn.RETRY).inc(count)
 
     def moved(self, held: Held, move: Move, sent_ms: int) -> None:
         """Count a confirmed move; a release shows its lateness when it was sent."""

@@ -201,10 +201,37 @@ class Relay:
         owner = self._held.get(Partition(topic=topic, number=number))
         if owner is None:
             return
+        self._look_for_a_gap(owner, message.offset() or 0)
         if message.error() is not None:
             owner.tracker.advance(message.offset() or 0)
             return
         self._hold(owner, record_of(message), append_time_ms(message))
+
+    def _look_for_a_gap(self, owner: HeldPartition, offset: int) -> None:
+        """Say when Kafka deleted records before they were read: the client goes to the oldest by itself.
+
+        A gap may also be a marker of somebody's transaction; Kafka's oldest offset tells them apart.
+        """
+        wanted, place = owner.tracker.position(), owner.place
+        if wanted is None or offset <= wanted:
+            return
+        at = TopicPartition(place.topic, place.number)
+        bounds = self._asked(
+            lambda: self._consumer.get_watermark_offsets(at, self._limits.request_timeout_s), "oldest record"
+        )
+        if bounds is not None and bounds[0] <= wanted:
+            return
+        # Without an answer as if all were deleted: better told once too often.
+        missed = (offset if bounds is None else min(offset, bounds[0])) - wanted
+        self._observer.missed(owner.tier, missed)
+        _log.error(
+            "relay.records.missed",
+            topic=place.topic,
+            partition=place.number,
+            wanted=wanted,
+            oldest=wanted + missed,
+            missed=missed,
+        )
 
     def _at_end(self, message: Message) -> bool:
         """Whether this is no record but the news that there is no further one; other errors are logged."""

@@ -185,7 +185,8 @@ class _Process:
             try:
                 counts = admin.partition_counts()
             except BrokerError as exc:
-                _log.warning("relay.kafka.away", error=str(exc))
+                servers = self._settings.kafka.bootstrap_servers
+                _log.warning("relay.kafka.away", servers=servers, error=str(exc))
             else:
                 if uneven := uneven_topics(self._settings, counts):
                     raise ConfigurationError(uneven[0])

@@ -346,7 +346,8 @@ class _Composition:
                     break
                 self.log.warning("worker.topics_missing", first=missing[0], count=len(missing))
             except BrokerError as error:
-                self.log.warning("worker.kafka_unreachable", error=str(error))
+                servers = self.settings.kafka.bootstrap_servers
+                self.log.warning("worker.kafka_unreachable", servers=servers, error=str(error))
             await asyncio.sleep(_RETRY_S)
 
 

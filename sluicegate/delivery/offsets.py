@@ -124,6 +124,10 @@ class OffsetTracker:
             if not self._unfinished:
                 self._changed()
 
+    def position(self) -> int | None:
+        """Return the offset that comes next, None where that is not known."""
+        return self._next
+
     def watermark(self) -> int | None:
         """Return the lowest unfinished offset, else the consumer's position; None while nothing is known."""
         pending = self._pending

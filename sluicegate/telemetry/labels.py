@@ -28,6 +28,14 @@ class TakenFrom(StrEnum):
     DUE = "due"
 
 
+class MissedIn(StrEnum):
+    """Which of a stream's topics lost records before they were read."""
+
+    INPUT = "input"
+    DUE = "due"
+    RETRY = "retry"
+
+
 class Direction(StrEnum):
     """Which way tokens went."""
 
@@ -87,6 +95,7 @@ STREAM = Label(name="stream", configured="`[streams.NAME]`")
 TIER = Label(name="tier", configured="numbers of `[retry] tiers_s`, from 1")
 SCOPE = Label(name="scope", configured="`[limits.NAME]`, or the provider")
 SOURCE = _closed("source", *TakenFrom)
+MISSED_IN = _closed("source", *MissedIn)
 PARKED_BY = _closed("source", *RetrySource)
 END = _closed("kind", *EndKind)
 REPAIR = _closed("kind", *Repair)

@@ -42,9 +42,16 @@ class Metrics:
             self.ended.labels(stream, kind)
         for source in sorted(by.SOURCE.values):
             self.taken.labels(stream, source)
+        for source in sorted(by.MISSED_IN.values):
+            self.records_missed.labels(stream, source)
 
     def _add_events(self, make: Families) -> None:
         self.taken = make.counter("events_taken", "Records handed to Take", by.STREAM, by.SOURCE)
+        self.records_missed = make.counter(
+            "records_missed",
+            "Records that Kafka deleted before they were read: stays 0",
+            *(by.STREAM, by.MISSED_IN),
+        )
         self.ended = make.counter("events_ended", "Events that ended, by kind of end", by.STREAM, by.END)
         self.dead_letters = make.counter(
             "dead_letters", "Dead letters, by reason: any growth is somebody's work", by.STREAM, by.DEAD_BY

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Protocol
 
+import structlog
 from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -18,6 +19,9 @@ from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Assignment
 from streams.runtime.consumer_thread import FATAL_ERRORS, Batch, TrackingConsumerThread
 from streams.runtime.liveness import Vitals
+from streams.runtime.lost_places import Jump
+
+_log = structlog.get_logger(__name__)
 
 _FETCH_WAIT_S = 0.25
 _RETRY_S = 1.0
@@ -75,6 +79,8 @@ class TrackingConsumer(driver.Consumer):
         self.gate: Gate = app.gate
         self.publish_timeout_s: float = app.publish_timeout_s
         self.vitals: Vitals = app.vitals
+        #: By topic: records that Kafka deleted before they were read, in this process's life.
+        self.missed: Counter[str] = Counter()
         self._current: Assignment | None = None
         self._taken_seen = 0
         self._revokes = 0
@@ -97,7 +103,8 @@ class TrackingConsumer(driver.Consumer):
     async def ends(self) -> Mapping[TP, int]:
         """Return the next offset of each partition that is owned; raises KafkaError when nobody answers."""
         assignment = self._current
-        if assignment is None or not assignment.trackers:
+        # Once it is being stopped there is no thread to ask any more.
+        if self.should_stop or assignment is None or not assignment.trackers:
             return {}
         return await self._thread.highwaters(*assignment.trackers)
 
@@ -150,7 +157,21 @@ class TrackingConsumer(driver.Consumer):
             self.log.warning("fetch failed, trying again: %s", type(error).__name__)
             await self.sleep(_RETRY_S)
             return
+        for tp, jump in batch.jumps.items():
+            self._tell(tp, jump)
         await self._deliver(assignment, batch)
+
+    def _tell(self, tp: TP, jump: Jump) -> None:
+        """Say that Kafka no longer had what came next: the only way in which it loses an event."""
+        self.missed[tp.topic] += jump.missed
+        _log.error(
+            "worker.records.missed",
+            topic=tp.topic,
+            partition=tp.partition,
+            wanted=jump.wanted,
+            oldest=jump.oldest,
+            missed=jump.missed,
+        )
 
     def _look_at_agents(self, assignment: Assignment) -> None:
         """Expect of the agents that they take something while anything is handed to them."""

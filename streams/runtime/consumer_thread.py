@@ -9,7 +9,6 @@ from typing import Any, Protocol, cast
 
 import aiokafka
 from aiokafka import errors
-from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
@@ -20,6 +19,7 @@ from sluicegate.errors import BrokerError
 from streams.runtime.allowance import Allowance
 from streams.runtime.assignment import Committed
 from streams.runtime.liveness import Vitals, ticking
+from streams.runtime.lost_places import Jump, LostPlaces, begin_at_the_oldest
 from streams.runtime.watching import Patience, watch_coordinator, watch_fetcher
 
 _FETCH_MAX_WAIT_MS = 500
@@ -45,11 +45,15 @@ FATAL_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Records taken from the fetcher, and under which generation: those not delivered must be sought back."""
+    """Records taken from the fetcher, and under which generation: those not delivered must be sought back.
+
+    `jumps` holds the partitions that go on elsewhere, because Kafka had nothing where they were.
+    """
 
     generation: int
     records: Mapping[TP, list[Any]]
     positions: Mapping[TP, int]
+    jumps: Mapping[TP, Jump]
 
 
 class OwnApp(Protocol):
@@ -82,6 +86,10 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
     _turn = 0
     _tick: asyncio.Task[None] | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lost_places = LostPlaces()
+
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
         return aiokafka.AIOKafkaConsumer(
@@ -92,7 +100,8 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
             # Range keeps input/p and due/p on one member; sticky and round-robin do not.
             partition_assignment_strategy=[RangePartitionAssignor],
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            # We go to the oldest record ourselves: aiokafka would not tell what was deleted unread.
+            auto_offset_reset="none",
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
@@ -228,6 +237,7 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise errors.ConsumerStoppedError
+        jumps = await self._lost_places.find(consumer)
         wanted = {driver.ensure_aiokafka_TP(tp): tp for tp in allowance.of_partition}
         records: dict[TP, list[Any]] = {}
         with fetcher._subscriptions.fetch_context():
@@ -242,17 +252,23 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
                 try:
                     got = await fetcher.fetched_records([tp], timeout=0, max_records=share)
                 except errors.KafkaError as error:
-                    failed = error  # what the others gave must be delivered: their positions have moved
+                    # What the others gave must be delivered: their positions have moved.
+                    failed = failed if self._lost_places.note(error, consumer) else error
                     continue
                 self._collect(records, got)
                 allowance.took(wanted[tp], sum(map(len, got.values())))
-            if failed is not None and not records:
+            if failed is not None and not records and not jumps:
                 raise failed
-            if not records:
-                got = await fetcher.fetched_records(
-                    list(wanted), timeout=timeout_s, max_records=allowance.least()
-                )
-                self._collect(records, got)
+            if not records and not jumps:
+                try:
+                    got = await fetcher.fetched_records(
+                        list(wanted), timeout=timeout_s, max_records=allowance.least()
+                    )
+                except errors.KafkaError as error:
+                    if not self._lost_places.note(error, consumer):
+                        raise
+                else:
+                    self._collect(records, got)
         # No suspension between taking the last record and reading generation and positions.
         positions = {}
         for tp in wanted:
@@ -260,7 +276,9 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
                 position = consumer._subscription.subscription.assignment.state_value(tp)._position
                 if position is not None:
                     positions[TP(tp.topic, tp.partition)] = position
-        return Batch(generation=consumer._coordinator.generation, records=records, positions=positions)
+        return Batch(
+            generation=consumer._coordinator.generation, records=records, positions=positions, jumps=jumps
+        )
 
     def _in_turn(self, ready: list[Any]) -> list[Any]:
         """Begin with another one each time: the first may take all there is room for."""
@@ -308,10 +326,9 @@ class TrackingConsumerThread(driver.AIOKafkaConsumerThread):
                 continue
             if known:
                 consumer._fetcher.seek_to(tp, commit.offset)
-            elif consumer._subscription.subscription.assignment.state_value(tp).has_valid_position:
-                # Never committed: begin at the beginning again, or what was fetched and dropped is lost.
-                reset = consumer._fetcher.request_offset_reset([tp], OffsetResetStrategy.EARLIEST)
-                reset.add_done_callback(lambda future: future.cancelled() or future.exception())
+            else:
+                # Never committed: begin at the beginning (again), or what was fetched and dropped is lost.
+                begin_at_the_oldest(consumer, tp)
         return generation, found
 
     async def _commit_offsets(self, generation: int, commits: Mapping[TP, Commit]) -> bool:

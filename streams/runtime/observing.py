@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from time import monotonic, time
 
@@ -11,7 +12,7 @@ from faust.types import TP
 
 from sluicegate.delivery.dispatcher import KeyedDispatcher
 from sluicegate.processing.reading import Delivered
-from sluicegate.telemetry.labels import TakenFrom, refused_map
+from sluicegate.telemetry.labels import MissedIn, TakenFrom, refused_map
 from sluicegate.telemetry.metrics import Metrics
 from streams.runtime.assignment import Assignment
 from streams.runtime.consumer import TrackingConsumer
@@ -46,6 +47,7 @@ class WorkerObserver:
         self._consumer = consumer
         self._wall_s = wall_s
         self._seen: Assignment | None = None
+        self._missed_seen: Counter[str] = Counter()
         self._ends: Mapping[TP, int] = {}
         self._asked_at = float("-inf")
         metrics.fetch_age_seconds.set_function(lambda: vitals.delivery.silence_s)
@@ -75,6 +77,8 @@ class WorkerObserver:
     def look(self) -> None:
         """Show what is so now."""
         consumer = self._consumer()
+        if consumer is not None:
+            self._count_missed(consumer.missed)
         assignment = consumer.current_assignment if consumer is not None else None
         if assignment is not None and assignment is not self._seen:
             self._seen = assignment
@@ -82,6 +86,12 @@ class WorkerObserver:
                 self._metrics.repairs.labels(self._stream, refused_map(refusal)).inc()
         for source in TakenFrom:
             self._show(source, assignment)
+
+    def _count_missed(self, missed: Counter[str]) -> None:
+        for topic, count in (missed - self._missed_seen).items():
+            source = MissedIn.DUE if topic == self._due_topic else MissedIn.INPUT
+            self._metrics.records_missed.labels(self._stream, source).inc(count)
+        self._missed_seen = missed.copy()
 
     def _show(self, source: TakenFrom, assignment: Assignment | None) -> None:
         trackers = {

@@ -172,14 +172,14 @@ def _out_of_order(view: _View) -> Iterator[Finding]:
     for stream in history.streams:
         if not stream.is_ordered:
             continue
-        highest: dict[tuple[bytes | None, int], int] = {}
+        highest: dict[tuple[bytes, int], int] = {}
         seen: set[Place] = set()
         for record in sorted(history.of([stream.results]), key=lambda r: (r.place.partition, r.place.offset)):
             origin = record.origin
             if origin is None or origin in seen or origin not in view.inputs:
                 continue
             seen.add(origin)
-            lane = (view.inputs[origin].key, origin.partition)
+            lane = (_key_of(view.inputs[origin]), origin.partition)
             if origin.offset < highest.get(lane, -1):
                 excused = history.disrupted([Harm.STATE_LOST], view.inputs[origin].at_s, record.at_s)
                 yield Finding(
@@ -188,6 +188,13 @@ def _out_of_order(view: _View) -> Iterator[Finding]:
                     excuse="state was lost" if excused else None,
                 )
             highest[lane] = max(highest.get(lane, -1), origin.offset)
+
+
+def _key_of(event: Record) -> bytes:
+    """Return what keeps the event in order: without a key, the conversation that its value names."""
+    if event.key is not None:
+        return event.key
+    return str(orjson.loads(event.value or b"null")["conversation_id"]).encode()
 
 
 def _over_limit(history: History) -> Iterator[Finding]:

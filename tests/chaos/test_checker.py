@@ -154,6 +154,28 @@ def test_a_good_history_breaks_nothing() -> None:
     assert waiting(history()) == 0
 
 
+def without_keys(*conversations: str) -> History:
+    """Return two events without a key, the later of which is answered first."""
+    events = [
+        replace(record(CHAT.input, 5 + turn, 108.0, {"conversation_id": name, "turn": 5 + turn}), key=None)
+        for turn, name in enumerate(conversations)
+    ]
+    answers = [
+        replace(
+            record(CHAT.results, 4 + place, 109.0, orjson.loads(events[turn].value or b""), of(5 + turn)),
+            key=conversations[turn].encode(),
+        )
+        for place, turn in enumerate((1, 0))
+    ]
+    return history(*events, *answers)
+
+
+def test_events_without_a_key_are_in_order_by_the_conversation_that_they_name() -> None:
+    """Two conversations' events of one partition may overtake each other though neither has a key."""
+    assert broken(without_keys("a", "b")) == {}
+    assert broken(without_keys("a", "a")) == {Promise.OUT_OF_ORDER: 1}
+
+
 MUTANTS: dict[str, tuple[Callable[[], History], dict[Promise, int]]] = {
     "a committed event without an end": (
         lambda: replace(without(history(), CHAT.results, 3), samples=()),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,8 @@ import pytest
 from tests.chaos.conductor import run_seed
 from tests.chaos.report import details, line
 from tests.chaos.stand import Broker
-from tests.fixtures.kafka import no_kafka
-from tests.fixtures.kafka_jars import KafkaJarsUnavailableError
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_kafka, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    """Return a broker of our own: one that a container or an address stands for cannot be killed."""
-    broker = Broker()
-    try:
-        broker.__enter__()
-    except KafkaJarsUnavailableError as exc:
-        no_kafka(str(exc))
-    yield broker
-    broker.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import redis.asyncio
@@ -16,6 +17,7 @@ from sluicegate.state.keys import keys_of
 from sluicegate.state.patient import patiently
 from sluicegate.state.redis_state import RedisState
 from tests.contract.state_stands import GROUP, counted_ids, event
+from tests.fixtures.tcp_proxy import TcpProxy
 
 
 @pytest.fixture
@@ -117,6 +119,62 @@ async def test_a_hung_server_is_given_up_in_time(server: RedisServer, client: re
     await observer.client_unpause()
     await observer.aclose()
     assert isinstance((await patiently(lambda: state.take(event(2), Copy()))).verdict, Run)
+
+
+async def test_a_read_only_server_is_unavailable_with_its_reason(
+    server: RedisServer, client: redis.asyncio.Redis
+) -> None:
+    """A failover that demoted the server under us is waited for like an outage, and named."""
+    state = state_on(client)
+    await client.replicaof("127.0.0.1", 1)
+    with pytest.raises(StateUnavailableError, match=r"\(ReadOnlyError\)"):
+        await state.take(event(1), Copy())
+    await client.replicaof("NO", "ONE")
+    assert isinstance((await state.take(event(1), Copy())).verdict, Run)
+
+
+async def test_a_server_busy_with_a_script_is_unavailable_with_its_reason(
+    server: RedisServer, client: redis.asyncio.Redis
+) -> None:
+    """Somebody's endless script is waited for like an outage, and named."""
+    state = state_on(client)
+    await client.config_set("lua-time-limit", 10)
+    endless = asyncio.ensure_future(client.eval("while true do end", 0))
+    with pytest.raises(StateUnavailableError, match="BUSY"):
+        # The first one may come before the script has run for so long, and be answered by a timeout.
+        while True:
+            await state_on(client).take(event(1), Copy())
+    await client.script_kill()
+    with suppress(redis.exceptions.ResponseError):
+        await endless
+    assert isinstance((await state.take(event(1), Copy())).verdict, Run)
+
+
+async def test_a_slow_server_delays_its_callers_and_not_the_event_loop(server: RedisServer) -> None:
+    """Events that need nothing of Redis go on while others wait for it."""
+    async with (
+        TcpProxy(server.port) as proxy,
+        connect(f"redis://127.0.0.1:{proxy.port}/0", max_connections=4, timeout_s=2.0) as slow,
+    ):
+        state = state_on(slow)
+        await state.take(event(1), Copy())
+        proxy.latency_s = 0.4
+        loop = asyncio.get_running_loop()
+        taking, turns, longest_s = asyncio.ensure_future(state.take(event(2), Copy())), 0, 0.0
+        while not taking.done():
+            began = loop.time()
+            await asyncio.sleep(0)
+            turns, longest_s = turns + 1, max(longest_s, loop.time() - began)
+        assert isinstance((await taking).verdict, Run)
+    assert turns > 100
+    assert longest_s < proxy.latency_s / 2
+
+
+async def test_a_server_whose_name_does_not_resolve_is_unavailable() -> None:
+    """DNS that fails is an outage like any other: it passes, or `doctor` names it."""
+    async with connect("redis://redis.invalid:6379/0", max_connections=1, timeout_s=2.0) as nowhere:
+        with pytest.raises(StateUnavailableError, match=r"\((ConnectionError|TimeoutError)\)"):
+            await state_on(nowhere).take(event(1), Copy())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ STOP_TIMEOUT_S = 40.0
 _READ_TIMEOUT_S = 5.0
 _NO_LEADER_YET = (
     *(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE),
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    *(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._TRANSPORT),
 )
 
 
@@ -310,7 +310,7 @@ class Deployment:
         return sorted(found, key=lambda seen: (seen.partition, seen.offset))
 
     def _end_of(self, place: TopicPartition) -> int:
-        """Return a partition's next offset; a topic that was just made may not have its leader yet."""
+        """Return a partition's next offset; new topics, and restarted brokers, may not lead yet."""
         found: list[int] = []
 
         def answered() -> bool:

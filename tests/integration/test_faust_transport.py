@@ -10,9 +10,11 @@ from dataclasses import replace
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from faust.types import Message
+from faust.types import TP, Message
+from structlog.testing import capture_logs
 
 from sluicegate.delivery.done_map import DoneMap, decode
+from sluicegate.delivery.offsets import Commit
 from sluicegate.errors import BrokerError, PublishError, PublishRefusedError, RecordTooLargeError
 from sluicegate.local.broker import EmbeddedBroker
 from sluicegate.records import OutgoingRecord
@@ -22,7 +24,7 @@ from streams.runtime.consumer import Fetched, TrackingConsumer
 from streams.runtime.embedded import hold_back_leaders_sync
 from streams.runtime.liveness import Vitals
 from streams.runtime.producer import FaustPublisher, IdempotentProducer
-from tests.fixtures.kafka import MakeTopics, create_real_topics
+from tests.fixtures.kafka import DeleteRecords, MakeTopics, create_real_topics
 from tests.waiting import wait_until
 
 PARTITIONS = 6
@@ -356,3 +358,56 @@ async def test_a_topic_that_is_not_known_yet_is_a_reason_to_try_again(
             embedded_broker.up()
         assert not isinstance(given_up.value, PublishRefusedError)
         await publisher.publish(record)
+
+
+async def test_records_that_kafka_deleted_unread_are_told_and_the_oldest_left_comes_next(
+    kafka: str, plan: AppPlan, delete_records: DeleteRecords
+) -> None:
+    """An offset out of range is never passed over in silence, nor answered with the end of the topic."""
+    publish(kafka, plan.input_topic, 10 * PARTITIONS)
+    first = OpenGate()
+    async with running(plan, first):
+        await wait_until(lambda: len(first.taken) == 10 * PARTITIONS, timeout_s=START_S)
+    publish(kafka, plan.input_topic, 10 * PARTITIONS)
+    delete_records(plan.input_topic, 2, 17)
+    gate = OpenGate()
+    with capture_logs() as logs:
+        async with running(plan, gate) as app:
+            await wait_until(lambda: len(gate.taken) == 10 * PARTITIONS - 7, timeout_s=START_S)
+            missed = consumer_of(app).missed
+    assert {offset for _, number, offset in gate.places() if number == 2} == {17, 18, 19}
+    assert set(gate.places().values()) == {1}
+    assert missed == {plan.input_topic: 7}
+    told = [entry for entry in logs if entry["event"] == "worker.records.missed"]
+    assert [(entry["partition"], entry["wanted"], entry["oldest"]) for entry in told] == [(2, 10, 17)]
+    assert gate.fatal == []
+
+
+async def test_a_worker_that_is_stopped_is_asked_for_its_partitions_ends_without_a_crash(
+    embedded_broker: EmbeddedBroker, prefix: str
+) -> None:
+    """Metrics are looked after until the very end, when the consumer's thread is gone."""
+    plan = plan_for(embedded_broker.address, prefix)
+    embedded_broker.create_topics({plan.input_topic: PARTITIONS, plan.due_topic: PARTITIONS})
+    async with running(plan, OpenGate()) as app:
+        await wait_until(lambda: len(assigned(app)) == 2 * PARTITIONS, timeout_s=START_S)
+        consumer = consumer_of(app)
+        assert set((await consumer.ends()).values()) == {0}
+    assert await consumer.ends() == {}
+
+
+async def test_a_commit_of_an_earlier_generation_is_refused(kafka: str, plan: AppPlan) -> None:
+    """A zombie's last word does not move what its successor works from."""
+    publish(kafka, plan.input_topic, 60)
+    gate = OpenGate()
+    gate.finish = lambda message: False
+    async with running(plan, gate) as app:
+        await wait_until(lambda: len(gate.taken) == 60, timeout_s=START_S)
+        thread, place = consumer_of(app)._thread, TP(plan.input_topic, 0)
+        generation = app.consumer_generation_id
+        assert not await thread.commit_offsets(
+            generation - 1, {place: Commit(offset=9, metadata="", version=0)}
+        )
+        assert await thread.commit_offsets(generation, {place: Commit(offset=1, metadata="", version=0)})
+        _, committed = await thread.committed()
+    assert committed[place].offset == 1

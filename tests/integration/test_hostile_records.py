@@ -14,6 +14,7 @@ from tests.corpus import HOSTILE
 from tests.fixtures.kafka import create_real_topics
 from tests.integration.deployment import Deployment, Seen
 from tests.integration.test_whole_way import out_of_order
+from tests.unit.test_hostile_records import strangers
 from tests.waiting import wait_until_sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_kafka]
@@ -85,6 +86,7 @@ def test_hostile_records_are_dead_letters_and_hold_up_no_neighbour(deployment: D
     for letter in letters:
         record = published[int(_last(letter, "retry-origin-offset"))]
         assert (letter.key, letter.value) == (record.key, record.value)
+        assert strangers(letter.headers) == strangers(record.headers)
         assert _last(letter, "dlq-reason") == reasons[(record.key, record.value, record.headers)]
     assert out_of_order([end for end in ends if end.topic == deployment.results(INPUT)]) == 0
     assert statistics.median(behind) - statistics.median(alone) < LONGEST_DELAY_MS, (alone, behind)

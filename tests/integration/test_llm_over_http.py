@@ -462,6 +462,24 @@ async def test_a_server_that_never_reads_ends_with_the_deadline() -> None:
     assert time.monotonic() - started < 5.0
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_an_outcome_and_nobody_is_called_where_it_leads(status: int) -> None:
+    """G7: a prompt and a key go to the configured host alone, whatever it answers."""
+    arrived: list[bytes] = []
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(await reader.readline())
+
+    async with _server(elsewhere) as other:
+        head = (
+            f"HTTP/1.1 {status} Elsewhere\r\nLocation: {other}/chat/completions\r\nContent-Length: 0\r\n\r\n"
+        )
+        async with _server(_raw_answer(head.encode())) as base_url:
+            outcome = await _call(base_url)
+    assert outcome == Failed(reason=Reason.REDIRECTED, counts=True, on_the_wire=True, http_status=status)
+    assert arrived == []
+
+
 @pytest.mark.parametrize("host", ["http://no-such-host.invalid/v1", "http://127.0.0.1:1/v1"])
 async def test_an_unknown_name_and_a_closed_port_never_reached_the_provider(host: str) -> None:
     """A connection error counts to nothing, and no call was made."""

@@ -33,7 +33,7 @@ def kind_of(line: dict[str, Any]) -> tuple[str, ...]:
 
 
 def test_an_outage_of_the_broker_is_told_and_floods_no_log(prefix: str, tmp_path: Path) -> None:
-    """Until the relay has lost its group and longer: a few lines of each kind, the libraries' included."""
+    """G1: both stay, with few lines of each kind until the relay has lost its group and longer, and go on."""
     broker = EmbeddedBroker()
     with broker, Deployment(kafka=broker.address, prefix=prefix, folder=tmp_path) as deployment:
         broker.create_topics(deployment.topics)
@@ -58,6 +58,12 @@ def test_an_outage_of_the_broker_is_told_and_floods_no_log(prefix: str, tmp_path
             # The outage may lie across the end of one window.
             assert max(kinds.values()) <= 2 * LINES_OF_A_KIND, kinds
             assert len(kinds) <= KINDS, kinds
+
+        broker.up()
+        deployment.publish("support-chat", [{**CHAT, "turn": 1}], key="conversation_id")
+        ends = deployment.wait_for_ends("support-chat", 2, timeout_s=60)
+        assert [end.topic for end in ends] == [deployment.results("support-chat")] * 2
+        assert [process.is_running for process in (worker, relay)] == [True, True]
 
 
 def said(process: Process, word: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import signal
 from collections.abc import Collection, Iterator
@@ -186,6 +187,28 @@ def test_broker_outage_delays_and_loses_nothing(
     found = _released(embedded_stand, due)
     assert {_copy_of(record) for record in found} == due.keys()
     assert process.poll() is None
+
+
+def test_parked_records_that_kafka_deleted_are_told_and_the_oldest_left_comes_next(
+    embedded_stand: RelayStand, embedded_broker: EmbeddedBroker
+) -> None:
+    """A tier whose retention ran out loses events in no silence, and none that is still there."""
+    first = embedded_stand.start()
+    gone = embedded_stand.park([Parked(copy=f"1-gone{index}", due_in_ms=100) for index in range(4)])
+    _released(embedded_stand, gone)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(20) == 0, embedded_stand.log()
+    parked = embedded_stand.park([Parked(copy=f"1-{index}", due_in_ms=100) for index in range(5)])
+    embedded_broker.delete_records(embedded_stand.tiers[0], 0, 7)
+    embedded_stand.start()
+    left = list(parked)[3:]
+    found = _released(embedded_stand, left)
+    assert [_copy_of(record) for record in found] == left
+    (told,) = (json.loads(line) for line in embedded_stand.log().splitlines() if "records.missed" in line)
+    assert (told["topic"], told["wanted"], told["oldest"], told["missed"]) == (
+        *(embedded_stand.tiers[0], 4, 7),
+        3,
+    )
 
 
 def test_relay_ends_in_order_on_sigterm(stand: RelayStand) -> None:

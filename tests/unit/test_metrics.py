@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -244,6 +245,7 @@ class Owning:
 
     def __init__(self, assignment: Assignment) -> None:
         self.current_assignment = assignment
+        self.missed: Counter[str] = Counter()
 
     async def ends(self) -> dict[TP, int]:
         """Return where the partitions end."""
@@ -282,6 +284,8 @@ async def test_a_worker_shows_its_lag_and_its_oldest_event_by_topic() -> None:
 
     await observer._ask(consumer)
     observer.look()
+    consumer.missed[world.topics.due] += 7
+    observer.look()
     observer.look()
 
     fresh = {"stream": "support-chat", "source": "input"}
@@ -291,6 +295,7 @@ async def test_a_worker_shows_its_lag_and_its_oldest_event_by_topic() -> None:
     assert value(world.metrics, "events_oldest_seconds", **fresh) == 45
     assert value(world.metrics, "events_oldest_seconds", **again) == 0
     assert value(world.metrics, "assigned_partitions", **fresh) == 1
+    assert value(world.metrics, "records_missed_total", **again) == 7
     assert value(world.metrics, "heartbeat_age_seconds") == 0
     vitals.answered.beat()
     now_s[0] += 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +16,7 @@ from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Completed, Outcome, Reason, Rejected, Throttled
 from sluicegate.processing.context import Context
 from sluicegate.processing.handlers import Handler, handler_of, load_handler
-from sluicegate.state.api import HistoryEntry
+from sluicegate.state.api import Busy, HistoryEntry
 from streams.support_chat import reply
 from tests.unit.processing_world import World, answer, headers_of
 from tests.waiting import wait_until
@@ -204,6 +205,26 @@ async def test_calls_on_the_wire_keep_their_lease_until_they_end() -> None:
     world.advance(70)
     await world.deliver(record)
     assert world.pauses.waits == []
+
+
+async def test_a_lease_outlives_its_six_seconds_while_its_call_is_on_the_wire() -> None:
+    """G5: however long a call takes, nobody else begins its step before it has ended."""
+    arrived = asyncio.Event()
+
+    async def slow() -> Outcome:
+        await arrived.wait()
+        return answer()
+
+    world = World(script=lambda request: slow())
+    work = asyncio.create_task(world.deliver(world.chat()))
+    await wait_until(lambda: len(world.caller.requests) == 1)
+    (held,) = world.leases._held
+    for _ in range(5):
+        await world.time_passes(4)
+
+    assert isinstance(await world.state.begin(replace(held, owner="another"), "h"), Busy)
+    arrived.set()
+    assert await work is Verdict.ACK
 
 
 async def test_calls_that_do_not_end_in_time_are_cancelled_at_the_end() -> None:
