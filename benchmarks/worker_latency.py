@@ -34,7 +34,7 @@ from benchmarks.duel.table import print_table
 from benchmarks.load import TEXT, EventPublisher, Load, check_results
 from benchmarks.relay_figures import quantile
 from benchmarks.relay_world import arguments, load_average, real_kafka
-from benchmarks.worker_world import CALL, Measured, MeasuredStream, WorkerWorld
+from benchmarks.worker_world import CALL, Measured, MeasuredStream, WorkerWorld, end_in_order_when_told
 from sluicegate.kafka.reading import record_of
 
 _PROVIDER_MS = 30
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] = ()) -> None:
     args = parser.parse_args(argv)
     if args.events <= _NOT_COUNTED:
         parser.error(f"--events must be above {_NOT_COUNTED}")
+    end_in_order_when_told()
     load = load_average()
     rows: list[list[str]] = []
     with ExitStack() as stack:
