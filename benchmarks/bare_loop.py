@@ -27,12 +27,14 @@ class BareLoop:
     Work is a call to `url`, else a wait of `work_s` seconds.
     """
 
-    def __init__(self, kafka: str, output: str, running: int, *, url: str | None, work_s: float) -> None:
+    def __init__(
+        self, kafka: str, output: str, running: int, *, url: str | None, work_s: float, linger_ms: int
+    ) -> None:
         self._output = output
         self._slots = asyncio.Semaphore(running)
         self._url = url
         self._work_s = work_s
-        self._producer = Producer({"bootstrap.servers": kafka, "linger.ms": 5, "acks": "all"})
+        self._producer = Producer({"bootstrap.servers": kafka, "linger.ms": linger_ms, "acks": "all"})
         self._client = open_client()
 
     async def run(self, consumer: Consumer) -> None:
@@ -82,7 +84,14 @@ async def _run(options: argparse.Namespace) -> None:
         }
     )
     consumer.subscribe([options.input])
-    loop = BareLoop(options.kafka, options.output, options.running, url=options.url, work_s=options.work_s)
+    loop = BareLoop(
+        options.kafka,
+        options.output,
+        options.running,
+        url=options.url,
+        work_s=options.work_s,
+        linger_ms=options.linger_ms,
+    )
     await loop.run(consumer)
 
 
@@ -93,5 +102,6 @@ if __name__ == "__main__":
     parser.add_argument("output")
     parser.add_argument("--running", type=int, default=500)
     parser.add_argument("--work-s", type=float, default=WORK_S, help="wait of an event without a call")
+    parser.add_argument("--linger-ms", type=int, default=5, help="wait of a result for others to go with it")
     parser.add_argument("--url", help="where an event's call goes")
     asyncio.run(_run(parser.parse_args()))

@@ -8,7 +8,8 @@ the results has the result; what the provider took of it, by the simulator's own
 first events are not counted: they open connections.
 
 `before the call` is from publishing to the call's arrival at the provider, `after it` from the answer's last
-byte to the reader. The bare loop and stock Faust on the same events show what Kafka and the client take.
+byte to the reader. The bare loop and stock Faust on the same events, both without linger, show what Kafka
+and the HTTP client take; a worker's results linger for 5 ms.
 
 It misleads where the machine is busy: a lone event waits for whatever else runs, and its p99 is that of the
 machine's scheduler. Publisher, reader and simulator are Python processes on the same cores; what they take
@@ -33,7 +34,7 @@ from benchmarks.duel.table import print_table
 from benchmarks.load import TEXT, EventPublisher, Load, check_results
 from benchmarks.relay_figures import quantile
 from benchmarks.relay_world import arguments, load_average, real_kafka
-from benchmarks.worker_world import CALL, Measured, MeasuredStream, WorkerWorld
+from benchmarks.worker_world import CALL, Measured, MeasuredStream, WorkerWorld, end_in_order_when_told
 from sluicegate.kafka.reading import record_of
 
 _PROVIDER_MS = 30
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] = ()) -> None:
     args = parser.parse_args(argv)
     if args.events <= _NOT_COUNTED:
         parser.error(f"--events must be above {_NOT_COUNTED}")
+    end_in_order_when_told()
     load = load_average()
     rows: list[list[str]] = []
     with ExitStack() as stack:
@@ -144,7 +146,7 @@ def _running(stream: MeasuredStream, process: str) -> Iterator[None]:
             with stream.faust_recipe(stream.measured.running, *url):
                 yield
         case _:
-            with stream.bare_loop(*url):
+            with stream.bare_loop(*url, "--linger-ms", "0"):
                 yield
 
 

@@ -35,7 +35,15 @@ from benchmarks.load import Load
 from benchmarks.peers import Peer
 from benchmarks.relay_world import load_average
 from benchmarks.watching import Figures
-from benchmarks.worker_world import CALL, NOTHING, WAIT, Measured, MeasuredStream, WorkerWorld
+from benchmarks.worker_world import (
+    CALL,
+    NOTHING,
+    WAIT,
+    Measured,
+    MeasuredStream,
+    WorkerWorld,
+    end_in_order_when_told,
+)
 from tests.fixtures.kafka_jars import JarKafka
 
 _LATENCY_MS = 100
@@ -102,6 +110,7 @@ def main(argv: Sequence[str] = ()) -> None:
     options = parser.parse_args(argv)
     if unknown := [name for name in options.cases if name not in _CASES]:
         parser.error(f"no case {unknown[0]}; there are: {', '.join(_CASES)}")
+    end_in_order_when_told()
     load = load_average()
     rows: list[list[str]] = []
     with ExitStack() as stack:

@@ -8,6 +8,8 @@ logs.
 from __future__ import annotations
 
 import secrets
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +29,8 @@ from sluicegate.local.processes import CommandProcess, stop_all
 from sluicegate.local.redis_server import RedisServer, free_port
 from sluicegate.local.stack import LocalStack, StackPlan
 from sluicegate.local.toml import Value, write_toml
-from sluicegate.settings import load_settings
-from sluicegate.topics import TopicSpec, topic_table
+from sluicegate.settings import Settings, load_settings
+from sluicegate.topics import TopicSpec, audit_topic, stream_topics, topic_table
 
 WAIT, NOTHING = "benchmarks.handlers:wait", "benchmarks.handlers:nothing"
 CALL = "streams.support_chat:reply"
@@ -123,7 +125,7 @@ class WorkerWorld:
         """Make the stream's topics, and delete them again."""
         stream = MeasuredStream(self, measured, self._prefix)
         specs = [
-            *topic_table(load_settings(stream.write_settings(0), {})),
+            *_own_topics(load_settings(stream.write_settings(0), {}), measured.name),
             *(_like_results(stream.output(peer), measured.partitions) for peer in _PEERS),
         ]
         if self._local.broker is not None:
@@ -239,6 +241,18 @@ class MeasuredStream:
             output=self.results,
             begin=lambda: publish(self.world.kafka, self.input, load),
         )
+
+
+def end_in_order_when_told() -> None:
+    """Make SIGTERM leave the `with` blocks as an error does, so that no process outlives the benchmark."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+def _own_topics(settings: Settings, name: str) -> Sequence[TopicSpec]:
+    """Return the stream's topics, without those of the shipped streams: on a given Kafka they are others'."""
+    own = stream_topics(settings, name)
+    names = {own.input, own.due, *own.tiers, own.results, own.dlq, audit_topic(settings)}
+    return [spec for spec in topic_table(settings) if spec.name in names]
 
 
 def _like_results(name: str, partitions: int) -> TopicSpec:

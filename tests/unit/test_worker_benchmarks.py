@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 from confluent_kafka import Producer
 
 from benchmarks.load import Event, Load, check_results
+from benchmarks.processes import cpu_s
 from benchmarks.watching import ResultsWatch, watch
 from benchmarks.worker_latency import Lone
 from sluicegate.local.broker import EmbeddedBroker
@@ -106,6 +108,15 @@ def test_events_that_cannot_be_published_leave_no_figure(kafka: str) -> None:
         pytest.raises(AssertionError, match="did not take"),
     ):
         watch(results, [Process()], redis_pid=os.getpid(), events=10, begin=fail)
+
+
+def test_a_process_is_charged_for_all_of_its_cpu_time_and_no_more() -> None:
+    """What the operating system says of a process from outside is what the process knows of itself."""
+    before_s = time.process_time()
+
+    seen_s = cpu_s(os.getpid())
+
+    assert before_s <= seen_s <= time.process_time()
 
 
 def test_a_lone_events_time_is_without_the_providers() -> None:
