@@ -307,8 +307,7 @@ class _Composition:
         return self.app
 
     def _consumer(self) -> TrackingConsumer | None:
-        consumer = self.app.consumer if self.app is not None and self.app.started else None
-        return consumer if isinstance(consumer, TrackingConsumer) else None
+        return self.app.made_consumer if self.app is not None and self.app.started else None
 
     def _build_app(self) -> StreamApp:
         plan = AppPlan(

@@ -21,10 +21,11 @@ from sluicegate.state.wire import INFO_SERVER, Call, PackedCall
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 # Bounds how long the event loop is at one batch's replies (some 20 us each).
 _MOST_AT_ONCE = 200
-# A round trip costs the process as much as five scripts: under load they are made this far apart. An
-# event that has the process for itself asks one after the other and waits for none.
+# A round trip costs the process as much as five scripts: a busy one makes them this far apart. A lone event
+# asks six times in some 50 ms, one after the other, and shall not wait each time.
 _LEAST_APART_S = 0.002
-_FEW = 2
+_CALM_CALLS = 8
+_CALM_CALLS_PER_S = 400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,11 +44,27 @@ class _Waiting:
             self.replies.set_exception(own)
 
 
+class _Pace:
+    """When the next round trip may start: at once, or 2 ms after the last one where many calls are made."""
+
+    def __init__(self) -> None:
+        self.next_at = 0.0
+        self._sent_at = 0.0
+        self._beyond_calm = 0.0  # a bucket that leaks as fast as a calm process may fill it
+
+    def sent(self, calls: int, now: float) -> None:
+        """Note that a round trip with so many calls starts now."""
+        left = max(0.0, self._beyond_calm - (now - self._sent_at) * _CALM_CALLS_PER_S)
+        self._beyond_calm = min(left + calls, 2 * _CALM_CALLS)
+        self._sent_at = now
+        self.next_at = now + _LEAST_APART_S if self._beyond_calm > _CALM_CALLS else now
+
+
 class ScriptRunner:
     """Runs scripts on a Redis client's connections, each within `timeout_s`.
 
-    What is asked for while Redis is still answering goes out together in the next round trip, and after one
-    that carried more than two so does what is asked for within 2 ms of its start: a write, a read and a
+    What is asked for while Redis is still answering goes out together in the next round trip, and above 400
+    calls a second so does what is asked for within 2 ms of the last one's start: a write, a read and a
     connection's coming and going cost far more than a script, and a busy process pays them once for dozens
     of calls. Who has the process for himself waits for nobody. Calls of
     one batch share its connection and so its outages, but nothing else: an error reply, a NOSCRIPT and a
@@ -68,7 +85,7 @@ class ScriptRunner:
         self._timeout_s = timeout_s
         self._run_ids: WeakKeyDictionary[AbstractConnection, bytes] = WeakKeyDictionary()
         self._waiting: deque[_Waiting] = deque()
-        self._next_at = 0.0
+        self._pace = _Pace()
         # Belongs to all callers of a burst and to none: it must survive the cancellation of each of them.
         self._sender: asyncio.Task[None] | None = None
 
@@ -98,11 +115,10 @@ class ScriptRunner:
     async def _send_waiting(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            if (early_s := self._next_at - loop.time()) > 0:
+            if (early_s := self._pace.next_at - loop.time()) > 0:
                 await asyncio.sleep(early_s)
-            began_at = loop.time()
             batch = self._take_batch()
-            self._next_at = began_at + _LEAST_APART_S if len(batch) > _FEW else began_at
+            self._pace.sent(sum(len(each.calls) for each in batch), loop.time())
             try:
                 await self._exchange(batch)
             except Exception as error:  # noqa: BLE001 - it is raised where the calls were asked for

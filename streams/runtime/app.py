@@ -59,6 +59,16 @@ class StreamApp(faust.App):
     vitals: Vitals
     security: Mapping[str, Any]
 
+    @property
+    def made_consumer(self) -> TrackingConsumer | None:
+        """The consumer that the app runs, None before it made one.
+
+        Faust's `consumer` makes one for whoever asks first. Asked from the health port's thread while the app
+        starts there were two: one ran, and the other was told to subscribe.
+        """
+        made = self._consumer
+        return made if isinstance(made, TrackingConsumer) else None
+
     def _new_transport(self) -> Any:
         return TrackingTransport(self.conf.broker_consumer, self)
 

@@ -44,3 +44,19 @@ async def test_a_worker_has_one_limiter_a_scope_and_one_caller_a_provider(tmp_pa
         assert {limiter.run for limiter in build.providers.limiters.values()} <= services
     finally:
         await build.redis.aclose()
+
+
+async def test_a_probe_while_the_app_starts_makes_no_second_consumer(tmp_path: Path) -> None:
+    """The health port asks from a thread of its own; Faust would make a consumer for whoever asks first."""
+    file = tmp_path / "sluicegate.toml"
+    file.write_text(CONFIGURATION, encoding="utf-8")
+    build = _Composition(load_settings(file, {}), "support-chat", NO_TRACES)
+    try:
+        app = build._build_app()
+        app.finalize()
+        app._started.set()  # as it is from the first moment of its start on
+        assert build.liveness.not_ready()
+        assert app._consumer is None
+        assert app.consumer is app.made_consumer is build._consumer()
+    finally:
+        await build.redis.aclose()
