@@ -213,7 +213,8 @@ async def test_hungry_processes_share_the_places(redis_client: redis.asyncio.Red
         await wait_until(lambda: served[limiters[1]] > 0)
         served.clear()
         asked = overheard.batches
-        await wait_until(lambda: served.total() >= 200, timeout_s=10)
+        # Three seconds of it: in one, a single pause of the machine can pass for unfairness.
+        await wait_until(lambda: served.total() >= 600, timeout_s=20)
         asked = overheard.batches - asked
         for caller in callers:
             caller.cancel()
