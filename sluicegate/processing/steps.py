@@ -177,31 +177,42 @@ class EventSteps:
         lease = Lease(ref=self._delivery.ref, step=wanted.step, owner=ports.new_id())
         is_held = True  # also while `begin` is under way: a cancelled one may have been granted
         try:
-            while True:
-                match await patiently(lambda: ports.steps.begin(lease, wanted.request_hash)):
-                    case Memo(answer=answer):
-                        is_held = False
-                        return decode_answer(answer)
-                    case AlreadyEnded():
-                        is_held = False
-                        raise self._fate.decide(AlreadyOver())
-                    case Busy(wait_ms=wait_ms):
-                        await ports.pauses.wait(min(wait_ms / 1000, _BUSY_POLL_S))
-                    case Leased(mismatch=mismatch):
-                        self._count_mismatch(mismatch)
-                        break
-            ports.leases.hold(lease)
-            completion = await self._call_until_decided(wanted, lease)
+            completion = await self._begin(wanted, lease)
+            if completion is None:
+                completion = await self._call_until_decided(wanted, lease)
             is_held = False
             return completion
         finally:
-            self._let_go(lease, release=is_held)
+            self._let_go(lease, release=is_held and not isinstance(self._fate.decided, AlreadyOver))
+
+    async def _begin(self, wanted: _Wanted, lease: Lease) -> Completion | None:
+        """Return the answer that is remembered, or None once the lease is ours."""
+        ports = self._ports
+        while True:
+            asked_at_s = ports.leases.now_s()
+            match await patiently(lambda: ports.steps.begin(lease, wanted.request_hash)):
+                case Memo(answer=answer):
+                    return decode_answer(answer)
+                case AlreadyEnded():
+                    raise self._fate.decide(AlreadyOver())
+                case Busy(wait_ms=wait_ms):
+                    await ports.pauses.wait(min(wait_ms / 1000, _BUSY_POLL_S))
+                case Leased(mismatch=mismatch):
+                    self._count_mismatch(mismatch)
+                    ports.leases.hold(lease, asked_at_s)
+                    return None
 
     async def _call_until_decided(self, wanted: _Wanted, lease: Lease) -> Completion:
-        progress = self.progress.of_step()
+        ports, progress = self._ports, self.progress.of_step()
         while True:
             await self._fate.check()
             granted = await self._permit(wanted, progress)
+            if not ports.leases.is_certain(lease):
+                # The process stood still, or Redis was away: another worker may have made this call.
+                granted.route.limiter.settle(granted.permit, NOTHING)
+                if (remembered := await self._begin(wanted, lease)) is not None:
+                    return remembered
+                continue
             # No await between the permit and its task: from here the task settles it.
             sent = await self._send(wanted, lease, granted, progress.attempt + 1)
             match sent.outcome:

@@ -308,8 +308,8 @@ class Steps(Protocol):
     async def begin(self, lease: Lease, request_hash: str) -> Memo | Leased | Busy | AlreadyEnded:
         """Take the step's lease, or learn its answer, or who has it."""
 
-    async def renew(self, leases: Sequence[Lease]) -> None:
-        """Prolong the leases that are still ours, in one round trip."""
+    async def renew(self, leases: Sequence[Lease]) -> tuple[bool, ...]:
+        """Prolong the leases that are still ours, in one round trip; return which are, in the order asked."""
 
     async def complete(self, lease: Lease, request_hash: str, answer: bytes) -> None:
         """Store the answer (the first one stays) and end the lease."""

@@ -266,16 +266,19 @@ class FakeState:
         steps.leases[lease.step] = _Held(owner=lease.owner, until_ms=now + self._keeping.lease_ms)
         return Leased(mismatch=answer is not None)
 
-    async def renew(self, leases: Sequence[Lease]) -> None:
-        """Prolong the leases that are still ours."""
+    async def renew(self, leases: Sequence[Lease]) -> tuple[bool, ...]:
+        """Prolong the leases that are still ours; return which are, in the order asked."""
         self._check()
-        now = self._now_ms()
-        for lease in leases:
-            steps = self._steps_of(lease.ref)
-            held = steps.leases.get(lease.step)
-            if held is not None and held.owner == lease.owner:
-                until_ms = now + self._keeping.lease_ms
-                steps.leases[lease.step] = _Held(owner=lease.owner, until_ms=until_ms)
+        return tuple(map(self._renewed, leases))
+
+    def _renewed(self, lease: Lease) -> bool:
+        steps = self._steps_of(lease.ref)
+        held = steps.leases.get(lease.step)
+        if held is None or held.owner != lease.owner:
+            return False
+        until_ms = self._now_ms() + self._keeping.lease_ms
+        steps.leases[lease.step] = _Held(owner=lease.owner, until_ms=until_ms)
+        return True
 
     async def complete(self, lease: Lease, request_hash: str, answer: bytes) -> None:
         """Store the answer (the first one stays) and end the lease."""

@@ -162,9 +162,9 @@ class RedisState:
             case _:
                 return Leased(mismatch=reply[1] == 1)
 
-    async def renew(self, leases: Sequence[Lease]) -> None:
-        """Prolong the leases that are still ours, in one round trip."""
-        await self._runner.run_all(
+    async def renew(self, leases: Sequence[Lease]) -> tuple[bool, ...]:
+        """Prolong the leases that are still ours, in one round trip; return which are, in the order asked."""
+        replies = await self._runner.run_all(
             [
                 Call(
                     script=self._renew,
@@ -174,6 +174,7 @@ class RedisState:
                 for lease in leases
             ]
         )
+        return tuple(reply == 1 for reply in replies)
 
     async def complete(self, lease: Lease, request_hash: str, answer: bytes) -> None:
         """Store the answer (the first one stays) and end the lease."""

@@ -87,7 +87,8 @@ async def test_a_renewed_lease_does_not_lapse(stand: Stand) -> None:
     await stand.state.begin(lease("a"), "h1")
     await stand.state.begin(lease("c", "other"), "h1")
     await stand.pass_time(40)
-    await stand.state.renew([lease("a"), lease("b"), lease("b", "other"), lease("b", "absent")])
+    asked = [lease("a"), lease("b"), lease("b", "other"), lease("b", "absent")]
+    assert await stand.state.renew(asked) == (True, False, False, False)
     await stand.pass_time(40)
     assert isinstance(await stand.state.begin(lease("b"), "h1"), Busy)
     assert await stand.state.begin(lease("b", "other"), "h1") == Leased()
@@ -96,7 +97,7 @@ async def test_a_renewed_lease_does_not_lapse(stand: Stand) -> None:
 
 async def test_renewing_nothing_is_fine(stand: Stand) -> None:
     """An idle process has no leases."""
-    await stand.state.renew([])
+    assert await stand.state.renew([]) == ()
 
 
 async def test_a_released_step_is_free_at_once(stand: Stand) -> None:

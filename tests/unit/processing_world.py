@@ -202,7 +202,7 @@ class World:
         """Start the process anew: everything in memory is fresh, state and topics stay."""
         assert self.handler is not None
         self.wire_calls = WireCalls(self.crashes.append)
-        self.leases = LeaseKeeper(self.state, self.metrics, self.stream)
+        self.leases = LeaseKeeper(self.state, self.metrics, self.stream, now_s=lambda: self.clock.ms / 1000)
         state = self.wrap("state", self.state)
         steps = StepPorts(
             steps=state,

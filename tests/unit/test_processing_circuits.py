@@ -101,7 +101,7 @@ async def test_one_of_many_waiting_events_probes_and_the_rest_follow_its_success
     world.limiter.open_circuit()
     work = [asyncio.create_task(world.deliver(world.chat(key=f"c-{number}".encode()))) for number in range(3)]
     await wait_until(lambda: world.limiter.waiting == 3)
-    world.advance(5)
+    await world.time_passes(5)
     await wait_until(lambda: len(world.caller.requests) == 1)
     assert world.limiter.waiting == 2
 

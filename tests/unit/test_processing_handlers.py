@@ -12,11 +12,13 @@ import pytest
 from sluicegate.delivery.dispatcher import Slot, Verdict
 from sluicegate.errors import CallRejectedError, ConfigurationError
 from sluicegate.events.models import ChatReply, SupportChat
+from sluicegate.limiter.api import NOTHING
 from sluicegate.llm.api import CallRequest
 from sluicegate.llm.outcomes import Completed, Outcome, Reason, Rejected, Throttled
+from sluicegate.processing.answers import encode_answer, request_hash
 from sluicegate.processing.context import Context
 from sluicegate.processing.handlers import Handler, handler_of, load_handler
-from sluicegate.state.api import Busy, HistoryEntry
+from sluicegate.state.api import Busy, HistoryEntry, Leased
 from streams.support_chat import reply
 from tests.unit.processing_world import World, answer, headers_of
 from tests.waiting import wait_until
@@ -195,11 +197,11 @@ async def test_calls_on_the_wire_keep_their_lease_until_they_end() -> None:
     work.cancel()
     await asyncio.wait([work])
 
-    assert len(world.leases._held) == 1
+    assert len(world.leases) == 1
     arrived.set()
     assert await world.wire_calls.finished(5)
 
-    assert world.leases._held == set()
+    assert len(world.leases) == 0
     world.caller.script = lambda request: answer()
     world.pauses.waits.clear()
     world.advance(70)
@@ -218,13 +220,37 @@ async def test_a_lease_outlives_its_six_seconds_while_its_call_is_on_the_wire() 
     world = World(script=lambda request: slow())
     work = asyncio.create_task(world.deliver(world.chat()))
     await wait_until(lambda: len(world.caller.requests) == 1)
-    (held,) = world.leases._held
+    (held,) = world.leases._ours_at_s
     for _ in range(5):
         await world.time_passes(4)
 
     assert isinstance(await world.state.begin(replace(held, owner="another"), "h"), Busy)
     arrived.set()
     assert await work is Verdict.ACK
+
+
+@pytest.mark.parametrize("renews", [False, True], ids=["at once", "after its leases were asked for"])
+async def test_a_worker_that_stood_still_makes_no_call_that_another_one_made_meanwhile(renews: bool) -> None:
+    """G5: a permit that comes after the lease's end is given back, and the other worker's answer taken."""
+    world = World()
+    world.limiter.block(30)
+    work = asyncio.create_task(world.deliver(world.chat()))
+    await wait_until(lambda: world.limiter.waiting == 1)
+    (mine,) = world.leases._ours_at_s
+    world.clock.ms += 7_000
+    twin = World()
+    await twin.deliver(twin.chat())
+    wanted, another = request_hash(twin.caller.requests[0]), replace(mine, owner="another")
+    assert isinstance(await world.state.begin(another, wanted), Leased)
+    await world.state.complete(another, wanted, encode_answer(answer(), "main"))
+    if renews:
+        await world.leases.renew()
+
+    world.limiter.advance(30)
+    assert await work is Verdict.ACK
+    assert world.caller.requests == []
+    assert [record.topic for record in world.publisher.records] == [world.topics.results]
+    assert list(world.limiter.settled.values()) == [NOTHING]
 
 
 async def test_calls_that_do_not_end_in_time_are_cancelled_at_the_end() -> None:
