@@ -10,7 +10,6 @@ import argparse
 import os
 import secrets
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Message
 
 from benchmarks.relay_figures import Release
+from benchmarks.tailing import TopicTail
 from sluicegate.kafka.admin import KafkaAdmin
 from sluicegate.kafka.publisher import ConfluentPublisher
 from sluicegate.kafka.reading import record_of
@@ -192,33 +192,12 @@ class RelayWorld:
         )
 
 
-class DueReader:
-    """Reads a topic as it is written, in a thread of its own, and notes when it had each record."""
+class DueReader(TopicTail):
+    """Notes when a reader had each released record."""
 
     def __init__(self, kafka: str, topic: str, partitions: int) -> None:
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": kafka,
-                "group.id": f"{topic}.bench",
-                "enable.auto.commit": False,
-                "fetch.wait.max.ms": 100,
-            }
-        )
-        self._consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+        super().__init__(kafka, topic, partitions, self._released)
         self.releases: list[Release] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="due-reader", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-        self._consumer.close()
 
     def wait_for(self, count: int, timeout_s: float) -> Sequence[Release]:
         """Return the releases once there are so many; what there is when the time is over."""
@@ -227,24 +206,17 @@ class DueReader:
             time.sleep(_LOOK_S)
         return tuple(self.releases)
 
-    def _read(self) -> None:
-        while not self._stopping.is_set():
-            # `consume` waits until its batch is full or its time is over; `poll` for the first record only.
-            first = self._consumer.poll(0.05)
-            for message in (first, *self._consumer.consume(500, timeout=0)) if first is not None else ():
-                if message.error() is not None:
-                    continue
-                seen_ms = time.time() * 1000
-                record = record_of(message)
-                headers = dict(record.headers)
-                self.releases.append(
-                    Release(
-                        copy=headers["retry-copy"].decode(),
-                        due_ms=int(headers["retry-due-at-ms"]),
-                        stored_ms=record.timestamp_ms,
-                        seen_ms=seen_ms,
-                    )
-                )
+    def _released(self, message: Message, seen_s: float) -> None:
+        record = record_of(message)
+        headers = dict(record.headers)
+        self.releases.append(
+            Release(
+                copy=headers["retry-copy"].decode(),
+                due_ms=int(headers["retry-due-at-ms"]),
+                stored_ms=record.timestamp_ms,
+                seen_ms=seen_s * 1000,
+            )
+        )
 
 
 def arguments(description: str | None, name: str) -> argparse.ArgumentParser:

@@ -20,20 +20,19 @@ from __future__ import annotations
 
 import random
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Message
 
 from benchmarks.duel.table import print_table
 from benchmarks.load import TEXT, EventPublisher, Load, check_results
 from benchmarks.relay_figures import quantile
 from benchmarks.relay_world import arguments, load_average, real_kafka
+from benchmarks.tailing import TopicTail
 from benchmarks.worker_world import CALL, Measured, MeasuredStream, WorkerWorld, end_in_order_when_told
 from sluicegate.kafka.reading import record_of
 
@@ -180,28 +179,12 @@ class Found:
     read_at: float
 
 
-class ResultReader:
-    """Reads results as they are written, in a thread of its own, and notes when it had each first."""
+class ResultReader(TopicTail):
+    """Notes when a reader had each result first."""
 
     def __init__(self, kafka: str, topic: str, partitions: int) -> None:
-        self._consumer = Consumer(
-            {"bootstrap.servers": kafka, "group.id": f"{topic}.bench", "enable.auto.commit": False}
-        )
-        self._consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+        super().__init__(kafka, topic, partitions, self._answered)
         self.found: dict[str, Found] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="result-reader", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-        self._consumer.close()
 
     def wait_for(self, count: int, timeout_s: float) -> None:
         """Return once there are so many results. Raises AssertionError when the time is over before."""
@@ -211,13 +194,9 @@ class ResultReader:
                 raise AssertionError(f"{len(self.found)} of {count} results in {timeout_s:g} s: no figure")
             time.sleep(0.005)
 
-    def _read(self) -> None:
-        while not self._stopping.is_set():
-            message = self._consumer.poll(0.1)
-            if message is not None and message.error() is None:
-                read_at = time.time()
-                key = (message.key() or b"").decode()
-                self.found.setdefault(key, Found(identity=_identity(message) or key, read_at=read_at))
+    def _answered(self, message: Message, read_at: float) -> None:
+        key = (message.key() or b"").decode()
+        self.found.setdefault(key, Found(identity=_identity(message) or key, read_at=read_at))
 
 
 def _identity(message: Message) -> str | None:

@@ -7,7 +7,6 @@ delivery that sent it there: nothing spans the time in between, which is a recor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
 
 from sluicegate.limiter.api import Blocked, Lane, NeverFits
@@ -16,16 +15,7 @@ from sluicegate.processing.conclusion import DecisionWord
 from sluicegate.processing.reading import Delivered, Delivery
 from sluicegate.processing.routes import Granted
 from sluicegate.telemetry.messaging import GROUP, OFFSET, PARTITION, PROCESS, record_attributes
-from sluicegate.telemetry.traces import (
-    ERROR_TYPE,
-    NO_TRACES,
-    NOT_SPANNED,
-    Attributes,
-    Span,
-    SpanKind,
-    Traces,
-    spanning,
-)
+from sluicegate.telemetry.traces import ERROR_TYPE, Attributes, Span, SpanKind, Traces, span_of, spanning
 
 _EVENT = "sluicegate.event"  # the hash that is `id` in logs and `ce_id` of the result
 _STREAM = "sluicegate.stream"
@@ -38,13 +28,9 @@ _SCOPE = "sluicegate.scope"
 _IS_PROBE = "sluicegate.probe"
 
 
-def processing(traces: Traces, delivered: Delivered, group: str) -> AbstractContextManager[Span]:
+@span_of
+def processing(traces: Traces, delivered: Delivered, group: str) -> Iterator[Span]:
     """Show the work on one delivery, in its publisher's trace."""
-    return NOT_SPANNED if traces is NO_TRACES else _processing(traces, delivered, group)
-
-
-@contextmanager
-def _processing(traces: Traces, delivered: Delivered, group: str) -> Iterator[Span]:
     record, retry = delivered.record, delivered.retry
     span = traces.message(
         f"{PROCESS} {record.topic}",
@@ -75,13 +61,9 @@ def decided(account: Account, decision: DecisionWord) -> Attributes:
     }
 
 
-def waiting_for_permit(traces: Traces, lane: Lane) -> AbstractContextManager[Span]:
+@span_of
+def waiting_for_permit(traces: Traces, lane: Lane) -> Iterator[Span]:
     """Show how long a call waited for its limits."""
-    return NOT_SPANNED if traces is NO_TRACES else _waiting_for_permit(traces, lane)
-
-
-@contextmanager
-def _waiting_for_permit(traces: Traces, lane: Lane) -> Iterator[Span]:
     span = traces.child("limiter wait", SpanKind.INTERNAL, {_LANE: lane.name.lower()})
     with spanning(traces, span):
         yield span

@@ -66,9 +66,8 @@ class ScriptRunner:
     What is asked for while Redis is still answering goes out together in the next round trip, and above 400
     calls a second so does what is asked for within 2 ms of the last one's start: a write, a read and a
     connection's coming and going cost far more than a script, and a busy process pays them once for dozens
-    of calls. Who has the process for himself waits for nobody. Calls of
-    one batch share its connection and so its outages, but nothing else: an error reply, a NOSCRIPT and a
-    cancellation are one caller's alone.
+    of calls. Calls of one batch share its connection and so its outages, but nothing else: an error reply, a
+    NOSCRIPT and a cancellation are one caller's alone.
 
     Every failure is a StateUnavailableError. The scripts may be repeated, so nothing is retried here.
 

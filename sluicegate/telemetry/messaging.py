@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 
-from sluicegate.telemetry.traces import NO_TRACES, NOT_SPANNED, Attribute, Span, SpanKind, Traces, spanning
+from sluicegate.telemetry.traces import Attribute, Span, SpanKind, Traces, span_of, spanning
 
 SYSTEM = "messaging.system"
 OPERATION = "messaging.operation.name"
@@ -23,13 +22,9 @@ def record_attributes(operation: str, topic: str) -> dict[str, Attribute | None]
     return {SYSTEM: "kafka", OPERATION: operation, OPERATION_TYPE: operation, DESTINATION: topic}
 
 
-def sending(traces: Traces, topic: str) -> AbstractContextManager[Span]:
+@span_of
+def sending(traces: Traces, topic: str) -> Iterator[Span]:
     """Show in the current trace how long a record took to its confirmation, all tries together."""
-    return NOT_SPANNED if traces is NO_TRACES else _sending(traces, topic)
-
-
-@contextmanager
-def _sending(traces: Traces, topic: str) -> Iterator[Span]:
     span = traces.child(f"{SEND} {topic}", SpanKind.PRODUCER, record_attributes(SEND, topic))
     with spanning(traces, span):
         yield span

@@ -11,13 +11,16 @@ numbers and our own hashes. An exception is named by its type, never by its text
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
-from typing import Protocol
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol
 
 Attribute = str | int | float | bool | tuple[str, ...]
 Attributes = Mapping[str, Attribute | None]
+
+P = ParamSpec("P")
 
 ERROR_TYPE = "error.type"
 CANCELLED = "sluicegate.cancelled"
@@ -132,5 +135,20 @@ class NoTraces:
 _NO_SPAN: Span = _NoSpan()
 _NOTHING: AbstractContextManager[None] = nullcontext()
 NO_TRACES: Traces = NoTraces()
-NOT_SPANNED: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
-"""What a block of code runs in while traces are off: several of them stand in every event's way."""
+_NOT_SPANNED: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
+
+
+def span_of(
+    started: Callable[Concatenate[Traces, P], Iterator[Span]],
+) -> Callable[Concatenate[Traces, P], AbstractContextManager[Span]]:
+    """Make a context manager of a generator that starts a span in the traces it is given.
+
+    While traces are off it is not run at all: several of them stand in every event's way.
+    """
+    spanned = contextmanager(started)
+
+    @wraps(started)
+    def within(traces: Traces, /, *args: P.args, **named: P.kwargs) -> AbstractContextManager[Span]:
+        return _NOT_SPANNED if traces is NO_TRACES else spanned(traces, *args, **named)
+
+    return within

@@ -60,7 +60,7 @@ class Fetched:
 class Handover(ConsumerMessage):
     """A Faust message that carries some records of one topic on to its agent.
 
-    A message for each record would cost an event loop's turn and a sixth of a worker's time.
+    A message for each record cost a turn of the event loop, and an eighth of a busy worker's time.
     """
 
     __slots__ = ("fetched",)
